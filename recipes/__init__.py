@@ -1,0 +1,1 @@
+"""Recipe YAMLs, found by verl's trainer as `pkg://verl_toolrl.recipes` through Hydra's search path."""

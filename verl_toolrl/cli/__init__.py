@@ -13,6 +13,8 @@ from typing import Annotated
 import typer
 
 from verl_toolrl import __version__
+from verl_toolrl.cli import data, reward
+from verl_toolrl.cli.score import score
 from verl_toolrl.errors import ToolRLError
 
 __all__ = ["app", "main"]
@@ -41,6 +43,9 @@ def _root(
 
 
 # Commands, a line each: app.command("name")(module.function), or app.add_typer(module.app, name="group").
+app.command("score")(score)
+app.add_typer(data.app, name="data")
+app.add_typer(reward.app, name="reward")
 
 
 def main() -> None:

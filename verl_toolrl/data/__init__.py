@@ -1,0 +1,1 @@
+"""Data sets: rows in, checks, Parquet out."""

@@ -19,7 +19,7 @@ from verl_toolrl.rewards import Reward, make_reward
 from verl_toolrl.rewards.robust import _pair, pair_total
 from verl_toolrl.trajectory import ToolCall
 
-PROPERTY = settings(max_examples=200, deadline=None, derandomize=True)
+PROPERTY = settings(max_examples=120, deadline=None, derandomize=True)
 
 VALUES = st.one_of(
     st.integers(-3, 3), st.booleans(), st.none(), st.sampled_from(["a", "b", "1", "</tool_call>"]), st.just(0.5)

@@ -31,8 +31,9 @@ def score(
 ) -> None:
     """Score responses, one JSON object a line.
 
-    Each line has `response` and `ground_truth`, and may have `id`, `step`, `total_steps` and `tools`. For each line one
-    line is written: `{"id", "score", "components"}`, or `{"id", "error"}` where the ground truth is unusable.
+    Each line has `response` and `ground_truth`, and may have `id`, `step`, `total_steps` and `tools` (else tools are
+    taken from `extra_info.tools`, or from a `prompt` in ToolRL's format). For each line one line is written: `{"id",
+    "score", "components"}`, or `{"id", "error"}` where the ground truth is unusable.
 
     Example: verl-toolrl score --reward toolrl --set mode=released --set equal_max=true rows.jsonl
     """
@@ -71,6 +72,8 @@ def _numbered(lines: IO[str]) -> Iterator[tuple[int, str]]:
 def _score_line(line: str, number: int, reward: Any, total_steps: int | None, metrics: bool) -> dict[str, Any]:
     import json
 
+    from verl_toolrl.formats.tool_list import row_tools
+
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as err:
@@ -88,7 +91,7 @@ def _score_line(line: str, number: int, reward: Any, total_steps: int | None, me
         result = reward(
             response=row["response"],
             ground_truth=row["ground_truth"],
-            tools=row.get("tools"),
+            tools=row["tools"] if row.get("tools") is not None else row_tools(row, f"line {number}") or None,
             step=step,
             total_steps=row.get("total_steps", total_steps),
         )

@@ -2,9 +2,9 @@
 
 The exact path is the scanner of the standard library (C). It stands at an offset, so that a closing tag inside a string
 is part of the string, and it keeps integers of any size. What it refuses goes to two repairs, both reported: raw line
-breaks inside strings, and `json_repair` for pieces up to 16 kB, at most 16 kB a response, because its time is far from
-linear on hostile text. Nesting is limited to 128, well below the recursion limit, so that the answer does not depend on
-how deep the caller's stack is.
+breaks inside strings, and `json_repair` for pieces up to 16 kB, at most 16 kB and 64 pieces a response, because its
+time is far from linear on hostile text. Nesting is limited to 128, well below the recursion limit, so that the answer
+does not depend on how deep the caller's stack is.
 """
 
 from __future__ import annotations
@@ -36,8 +36,12 @@ MAX_REPAIR = 16_384
 """Characters that are given to the repairing reader, for one piece and for one response."""
 MAX_ITEMS = 1024
 """Values of one block, tags of one response: what comes behind is reported as one unread piece."""
+_NAME_KEY = re.compile(r"""["']name["']\s*:""")
+_NEW_OBJECT = re.compile(r"""\{\s*["']name["']""")
+_MAX_REPAIRS = 64
 _MAX_REPAIR_DEPTH = 32
 _MAX_WIDE_SCANS = 16
+_TOO_MANY = f"more than {MAX_ITEMS} values"
 _TOO_DEEP = f"nested deeper than {MAX_DEPTH}"
 
 _SPACE = re.compile(r"[ \t\n\r]*")
@@ -156,7 +160,7 @@ class JsonReader:
     """Reads the JSON values of one response; keeps the budgets that bound its time."""
 
     def __init__(self) -> None:
-        self._repair_left = MAX_REPAIR
+        self._repair_left, self._repairs_left = MAX_REPAIR, _MAX_REPAIRS
         self._wide_left = _MAX_WIDE_SCANS
 
     def block(self, text: str, start: int, opening: str, closing: str) -> Block:
@@ -173,6 +177,8 @@ class JsonReader:
                 return Block(values + more, wide_stop + len(closing))
         if reason is None:
             return Block(values, end + len(closing))
+        if reason in (_TOO_DEEP, _TOO_MANY):
+            return Block(values, end + len(closing), True, reason, stop)
         again = text.rfind(opening, stop, end)
         if again >= 0:
             # What follows is another block, so this one was never closed, and what it holds is no call.
@@ -196,7 +202,7 @@ class JsonReader:
                 return values, start + position, None
             value, stop, reason = decode(piece, position)
             if reason is None and len(values) == MAX_ITEMS:
-                reason = f"more than {MAX_ITEMS} values"
+                reason = _TOO_MANY
             if reason is not None:
                 return values, start + position, reason
             values.append(Value(value, start + position, start + stop))
@@ -244,15 +250,48 @@ class JsonReader:
         if len(piece) > self._repair_left or "{" not in piece:
             return None
         self._repair_left -= len(piece)
+        found = []
+        for first, last in _objects(piece):
+            value = self._repair_object(piece[first:last])
+            if value is None:
+                return None
+            found.append(Value(value, start + first, start + last, "not valid JSON"))
+        return found or None
+
+    def _repair_object(self, piece: str) -> dict[str, Any] | None:
         # Deep nesting makes the repairing reader slow and its recursion deep.
-        if _deepest(piece) > _MAX_REPAIR_DEPTH:
+        if not self._repairs_left or _deepest(piece) > _MAX_REPAIR_DEPTH:
             return None
+        self._repairs_left -= 1
         try:
             value = json_repair.loads(piece, skip_json_loads=True)
         except (ValueError, RecursionError, IndexError, TypeError, KeyError, AttributeError):
             return None
-        found = [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, dict) and item]
-        return [Value(item, start, end, "not valid JSON") for item in found] or None
+        if not isinstance(value, dict) or not value:
+            return None
+        # The repairing reader drops what it takes for repetition. No call may get lost in that.
+        lost = len(_NAME_KEY.findall(piece)) > json.dumps(value).count('"name":')
+        return None if lost else value
+
+
+def _objects(piece: str) -> list[tuple[int, int]]:
+    """Return the spans of what look like objects side by side; a line that begins `{"name"` begins a new one."""
+    spans: list[tuple[int, int]] = []
+    begin = depth = 0
+    for token in _TOKEN.finditer(piece):
+        sign, position = token.group(), token.start()
+        if sign == "{":
+            if depth and _NEW_OBJECT.match(piece, position) and not piece[begin:position].rpartition("\n")[2].strip():
+                spans.append((begin, position))
+                depth = 0
+            if not depth:
+                begin = position
+            depth += 1
+        elif sign == "}" and depth:
+            depth -= 1
+            if not depth:
+                spans.append((begin, token.end()))
+    return [*spans, (begin, len(piece))] if depth else spans
 
 
 def flatten(values: list[Value], native: bool) -> Iterator[Value]:

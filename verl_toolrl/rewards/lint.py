@@ -194,6 +194,12 @@ class _Attacker:
             found("crash", f"{type(err).__name__}: {str(err)[:120]}")
             return None
         seconds = time.perf_counter() - start
+        for _ in range(2):
+            # A busy machine, or the first import of a library, is no fault of the reward.
+            if seconds > self.max_seconds:
+                start = time.perf_counter()
+                self._call(response)
+                seconds = min(seconds, time.perf_counter() - start)
         self.report.slowest_ms = max(self.report.slowest_ms, 1000 * seconds)
         if seconds > self.max_seconds:
             found("slow", f"{seconds:.2f} s for {len(response):,} characters, allowed {self.max_seconds:g} s")

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from verl_toolrl.errors import ConfigError, nearest
-from verl_toolrl.matching import FrozenCall, best_pairing, freeze_call, key_overlap
+from verl_toolrl.matching import FrozenCall, best_pairing, freeze_arguments, freeze_call, key_overlap
 from verl_toolrl.rewards.base import Reward
 from verl_toolrl.rewards.ground_truth import GroundTruth, parse_ground_truth
 from verl_toolrl.rewards.released import UNREADABLE, first_block
@@ -116,9 +116,7 @@ class PaperReward:
         names, others = {call.name for call in wanted}, {call["name"] for call in calls}
         # As in the released code, a call is examined only where it may be paired.
         examined = [call for call in calls if self.pairs == "any" or call["name"] in names]
-        given = [
-            freeze_call(ToolCall(call["name"], dict(call["parameters"].items())), typed=False) for call in examined
-        ]
+        given = [freeze_arguments(call["name"], call["parameters"], typed=False) for call in examined]
         if self.granularity == "coarse":
             return float(names == others and set(wanted) == set(given))
         if self.granularity == "finegrained":

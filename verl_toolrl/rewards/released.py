@@ -22,6 +22,7 @@ from verl_toolrl.rewards.templates import check_family, strip_template
 
 __all__ = ["ReleasedReward", "first_block", "released_ground_truth"]
 
+_scan = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
 _SCHEDULE_STEPS = 150
 _SWITCH_STEP = 30
 _TARGET_WORDS = 512
@@ -100,8 +101,7 @@ class ReleasedReward:
             return low
         try:
             calls = [
-                truth.by_line[line] if line in truth.by_line else json.loads(line)
-                for line in first_block(text).split("\n")
+                truth.by_line[line] if line in truth.by_line else _loads(line) for line in first_block(text).split("\n")
             ]
             if truth.calls == calls:
                 return high
@@ -145,8 +145,13 @@ class ReleasedReward:
             return 1.0
         if self.finegrained or not first or not second:
             return 0.0
-        counts, others = Counter(first), Counter(second)
-        shared = sum(min(counts[key], others[key]) for key in counts.keys() & others.keys())
+        keys, other_keys = set(first), set(second)
+        if len(keys) == len(first) or len(other_keys) == len(second):
+            # Without repetition on one side, no item is shared more than once.
+            shared = len(keys & other_keys)
+        else:
+            counts, others = Counter(first), Counter(second)
+            shared = sum(min(counts[key], others[key]) for key in keys & other_keys)
         return shared / (len(first) + len(second) - shared)
 
     def _length(self, text: str, step: int) -> float:
@@ -196,6 +201,18 @@ def _read_ground_truth(ground_truth: str) -> _Truth | None:
     return _Truth(calls, dict(zip(lines, calls)))
 
 
+def _loads(line: str) -> Any:
+    """`json.loads`, without its overhead for a line that is one value from the first to the last character."""
+    if line[:1] == "{":
+        try:
+            value, end = _scan(line, 0)
+        except StopIteration:
+            return json.loads(line)
+        if end == len(line):
+            return value
+    return json.loads(line)
+
+
 def first_block(text: str) -> str:
     start = text.index("<tool_call>") + len("<tool_call>")
     # The original splits at every further <tool_call> first.
@@ -213,8 +230,9 @@ def _well_formed(text: str, ground_truth: str) -> bool:
     """
     calls, response = "<tool_call>" in ground_truth, "<response>" in ground_truth
     tags = ["<tool_call>", "</tool_call>"] * calls + ["<response>", "</response>"] * response
-    if any(text.count(tag) != 1 for tag in tags):
-        return False
+    for tag in tags:
+        if text.count(tag) != 1:
+            return False
     if calls and response:
         middle: tuple[str, ...] = ("</think>\n<tool_call>\n", "\n</tool_call>\n<response>")
     elif calls:

@@ -13,10 +13,8 @@ A pair may be worth `S(a, b) = base + |keys in both| / |keys in either| + number
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Hashable, Mapping, Sequence
-from itertools import permutations
 from typing import Any, NamedTuple
 
 from verl_toolrl.trajectory import ToolCall
@@ -97,25 +95,23 @@ def best_pairing(weights: Sequence[Sequence[float]]) -> list[tuple[int, int]]:
         weights: `(rows, columns)`, no weight below 0; empty rows allowed.
 
     Returns:
-        min(rows, columns) pairs, sorted by row. scipy's `linear_sum_assignment` decides from three rows or columns on.
+        min(rows, columns) pairs, sorted by row. scipy's `linear_sum_assignment` decides where there are
+        more than two calls on a side.
     """
     rows, columns = len(weights), len(weights[0]) if weights else 0
     if not rows or not columns:
         return []
-    if rows == 1 or columns == 1 or rows == columns == 2:
-        return _small(weights, rows, columns)
+    if rows == 1:
+        return [(0, max(range(columns), key=weights[0].__getitem__))]
+    if columns == 1:
+        return [(max(range(rows), key=lambda row: weights[row][0]), 0)]
+    if rows == columns == 2:
+        straight = weights[0][0] + weights[1][1] >= weights[0][1] + weights[1][0]
+        return [(0, 0), (1, 1)] if straight else [(0, 1), (1, 0)]
     from scipy.optimize import linear_sum_assignment
 
     first, second = linear_sum_assignment(weights, maximize=True)
     return list(zip(first.tolist(), second.tolist(), strict=True))
-
-
-def _small(weights: Sequence[Sequence[float]], rows: int, columns: int) -> list[tuple[int, int]]:
-    if rows <= columns:
-        choices = [list(enumerate(chosen)) for chosen in permutations(range(columns), rows)]
-    else:
-        choices = [[(chosen, 0)] for chosen in range(rows)]
-    return max(choices, key=lambda pairs: math.fsum(weights[row][column] for row, column in pairs))
 
 
 _INTEGER = re.compile(r"[+-]?\d{1,300}")

@@ -4,7 +4,7 @@
 
 Source: Meta's prompt formats. The list fills the message; `<|python_start|>` and `<|python_end|>` around it are
 allowed. Values are literals (None, True and False included). Nothing is evaluated. A list that is cut off is never
-repaired. Lists above 64 kB are not read, because Python's own parser takes long on hostile text.
+repaired. Lists above 32 kB are not read, because Python's own parser takes long on hostile text.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from verl_toolrl.trajectory import ToolCall
 
 __all__ = ["PythonicDialect"]
 
-MAX_LENGTH = 65_536
+MAX_LENGTH = 32_768
 _TAGS = re.compile(r"<\|python_(?:start|end|tag)\|>")
 _LIKE = re.compile(r"\[\s*[A-Za-z_][\w.]*\(")
 _NAME = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")

@@ -84,10 +84,13 @@ class Qwen3CoderDialect(Dialect):
             return stop
         position, name = function.end(), function.group(1)
         arguments: dict[str, Any] = {}
+        count = 0
         while parameter := _PARAMETER.match(text, position):
             value_end = _VALUE_END.search(text, parameter.end())
-            if value_end is None:
-                reading.unparsed.append(Problem((begin, len(text)), f"parameter {parameter.group(1)!r} is not closed"))
+            count += 1
+            if value_end is None or count > MAX_ITEMS:
+                reason = "is not closed" if value_end is None else f"is one of more than {MAX_ITEMS}"
+                reading.unparsed.append(Problem((begin, len(text)), f"parameter {parameter.group(1)!r} {reason}"))
                 return len(text)
             if "</parameter>" not in value_end.group():
                 reading.repaired.append(Problem((parameter.start(), value_end.end()), "</parameter> is missing"))

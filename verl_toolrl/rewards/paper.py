@@ -12,7 +12,6 @@ of the run, and length is counted in words.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from verl_toolrl.errors import ConfigError, nearest
 from verl_toolrl.matching import FrozenCall, best_pairing, freeze_arguments, freeze_call, key_overlap
 from verl_toolrl.rewards.base import Reward
 from verl_toolrl.rewards.ground_truth import GroundTruth, parse_ground_truth
-from verl_toolrl.rewards.released import UNREADABLE, first_block
+from verl_toolrl.rewards.released import UNREADABLE, first_block, loads
 from verl_toolrl.rewards.templates import check_family, strip_template
 from verl_toolrl.trajectory import ToolCall
 
@@ -106,7 +105,7 @@ class PaperReward:
         if "<tool_call>" not in text or "</tool_call>" not in text:
             return 0.0
         try:
-            calls = [json.loads(line) for line in first_block(text).split("\n")]
+            calls = [loads(line) for line in first_block(text).split("\n")]
             return self._match(truth, calls)
         except UNREADABLE:
             return 0.0

@@ -20,7 +20,7 @@ from verl_toolrl.errors import ConfigError, DatasetError
 from verl_toolrl.rewards.base import Reward
 from verl_toolrl.rewards.templates import check_family, strip_template
 
-__all__ = ["ReleasedReward", "first_block", "released_ground_truth"]
+__all__ = ["UNREADABLE", "ReleasedReward", "first_block", "loads", "released_ground_truth"]
 
 _scan = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
 _SCHEDULE_STEPS = 150
@@ -101,7 +101,7 @@ class ReleasedReward:
             return low
         try:
             calls = [
-                truth.by_line[line] if line in truth.by_line else _loads(line) for line in first_block(text).split("\n")
+                truth.by_line[line] if line in truth.by_line else loads(line) for line in first_block(text).split("\n")
             ]
             if truth.calls == calls:
                 return high
@@ -201,7 +201,7 @@ def _read_ground_truth(ground_truth: str) -> _Truth | None:
     return _Truth(calls, dict(zip(lines, calls)))
 
 
-def _loads(line: str) -> Any:
+def loads(line: str) -> Any:
     """`json.loads`, without its overhead for a line that is one value from the first to the last character."""
     if line[:1] == "{":
         try:

@@ -30,7 +30,7 @@ TRUTH = '<think> t </think>\n<tool_call>\n{"name": "f", "parameters": {"x": 1}}\
 
 
 def test_every_executed_vector_of_the_authors_scorer_is_met(shared: Path) -> None:
-    """Switches count only for "1"; STRICTMATCH is read nowhere (specs §1.2)."""
+    """Switches count only for "1"; STRICTMATCH is read nowhere."""
     vectors = json.loads((shared / "vectors" / "toolrl.json").read_text())
     failures, count = [], 0
     for case in vectors["cases"]:

@@ -47,7 +47,9 @@ class UnknownNameError(ConfigError):
 
     def __init__(self, kind: str, name: object, known: Iterable[str]) -> None:
         self.kind, self.name, self.known = kind, name, sorted(known)
-        super().__init__(f"unknown {kind} {name!r}{nearest(name, self.known)}; known: {', '.join(self.known) or 'none'}")
+        super().__init__(
+            f"unknown {kind} {name!r}{nearest(name, self.known)}; known: {', '.join(self.known) or 'none'}"
+        )
 
     def __reduce__(self) -> tuple[type, tuple[str, object, list[str]]]:
         return type(self), (self.kind, self.name, self.known)

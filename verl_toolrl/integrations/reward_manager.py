@@ -67,4 +67,7 @@ class ToolRLRewardManager(RewardManagerBase):
             step=int(fields.get("global_steps", 0)),
             total_steps=self.total_steps,
         )
-        return {"reward_score": result.score, "reward_extra_info": {"score": result.score, **result.components}}
+        return {
+            "reward_score": result.score,
+            "reward_extra_info": {"score": result.score, **result.components, **result.metrics},
+        }

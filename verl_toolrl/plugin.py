@@ -1,7 +1,7 @@
 """What verl loads at `import verl`, in every process (entry point group `verl.plugins`).
 
-verl only loads the entry point, it never calls it, and it hides an error at level DEBUG. So importing this module does the
-work, an error is logged with its traceback before verl swallows it, and recipes name this module as
+verl only loads the entry point, it never calls it, and it hides an error at level DEBUG. So importing this module does
+the work, an error is logged with its traceback before verl swallows it, and recipes name this module as
 `actor_rollout_ref.model.external_lib`, where an error is raised.
 
 Nothing heavy happens here: each registration waits for the verl module that it extends (`integrations.on_import`).

@@ -54,7 +54,9 @@ def micro_batch(mask: str, temperature: float) -> TensorDict:
 
 
 def run(engine_class: type[FSDPEngineWithLMHead], data: TensorDict) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return log-probs and entropies of the response tokens, and the gradient of their sum with respect to the embedding."""
+    """Return log-probs and entropies of the response tokens, and the gradient of their sum with respect to the
+    embedding.
+    """
     engine = object.__new__(engine_class)
     engine.module, engine.pad_to_length, engine.use_ulysses_sp = tiny_model(), False, False
     engine.engine_config = type("Config", (), {"entropy_checkpointing": False})()

@@ -1,8 +1,8 @@
 """RLLA, ToolRL's own data: supervised rows `{instruction, input, output}` to verl's RL and SFT rows.
 
-Source: qiancheng0/ToolRL@8cee13e, dataset/rlla_4k_raw. The instruction (tools on offer and the output format) is the system
-message, the input (the dialogue so far) the user message, and the output, with its thoughts, both the reference to score
-against and the target of supervised training.
+Source: qiancheng0/ToolRL@8cee13e, dataset/rlla_4k_raw. The instruction (tools on offer and the output format) is the
+system message, the input (the dialogue so far) the user message, and the output, with its thoughts, both the reference
+to score against and the target of supervised training.
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ __all__ = ["cores", "require_platform", "smollm2_folder"]
 def require_platform(name: str, value: object) -> object:
     """Return `value` where `VERL_PLATFORM` is `name`.
 
-    A recipe cannot choose the platform: verl resolves it when it is imported, before any recipe is read. So a recipe for
-    the CPU says through this function that it needs the environment variable.
+    A recipe cannot choose the platform: verl resolves it when it is imported, before any recipe is read. So a recipe
+    for the CPU says through this function that it needs the environment variable.
 
     Raises:
         ConfigError: If the environment does not choose that platform; the text is the line to run.

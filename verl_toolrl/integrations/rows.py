@@ -1,8 +1,8 @@
 """Checks the rows of a run before a model is loaded.
 
 verl finds a ground truth that cannot be read an hour later in a reward worker, and drops a row whose prompt it cannot
-tokenise together with those that are too long. Here every row is read once at the start; what is wrong raises with file,
-row and reason, what is too long is counted.
+tokenise together with those that are too long. Here every row is read once at the start; what is wrong raises with
+file, row and reason, what is too long is counted.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ def check_files(files: Sequence[str], reward: RewardFunction) -> int:
 
     Args:
         files: Paths as `data.train_files` gives them. Those on remote storage, which verl fetches later, are left out.
-        reward: The reward of the run: whether a ground truth can be read is for it to say, so it scores an empty response.
+        reward: The reward of the run: whether a ground truth can be read is for it to say, so it scores an empty
+        response.
 
     Returns:
         Number of rows that were read.

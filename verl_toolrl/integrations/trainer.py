@@ -1,7 +1,7 @@
 """One mixin over verl's V1 trainers, registered as `toolrl_sync`, `toolrl_colocate_async` and `toolrl_separate_async`.
 
-It gives what verl's registries cannot: the reward's components in the training log (verl keeps them for validation only),
-a shorter pause between two looks for finished rollouts, and a check of every row before a model is loaded.
+It gives what verl's registries cannot: the reward's components in the training log (verl keeps them for validation
+only), a shorter pause between two looks for finished rollouts, and a check of every row before a model is loaded.
 
     trainer:
       v1: {trainer_mode: toolrl_sync}

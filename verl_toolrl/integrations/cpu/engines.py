@@ -26,9 +26,9 @@ __all__ = ["CPUEngineWithLMHead", "CPUEngineWithValueHead"]
 class CPUEngineWithLMHead(FSDPEngineWithLMHead):
     """The policy. Logits are computed from the first token that the loss looks at.
 
-    verl computes them for prompt and padding too and takes their log-softmax token by token. With 550 prompt tokens, 110
-    response tokens and a vocabulary of 49,152 that is most of the memory and a third of the time. GPU kernels hide it.
-    The prompt's part of the result, which no loss reads, is 0 here.
+    verl computes them for prompt and padding too and takes their log-softmax token by token. With 550 prompt tokens,
+    110 response tokens and a vocabulary of 49,152 that is most of the memory and a third of the time. GPU kernels hide
+    it. The prompt's part of the result, which no loss reads, is 0 here.
     """
 
     def prepare_model_inputs(self, micro_batch: TensorDict) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -51,7 +51,9 @@ class CPUEngineWithLMHead(FSDPEngineWithLMHead):
     def prepare_model_outputs(
         self, output: Any, output_args: dict[str, Any], micro_batch: TensorDict, logits_processor_func: Any
     ) -> dict[str, torch.Tensor]:
-        """Return `log_probs` and, where asked for, `entropy`: nested, `(batch, prompt + response)`, as verl's engine does."""
+        """Return `log_probs` and, where asked for, `entropy`: nested, `(batch, prompt + response)`, as verl's engine
+        does.
+        """
         if "first_position" not in output_args:
             result: dict[str, torch.Tensor] = super().prepare_model_outputs(
                 output, output_args, micro_batch, logits_processor_func
@@ -74,7 +76,8 @@ class CPUEngineWithLMHead(FSDPEngineWithLMHead):
 def _first_position(micro_batch: TensorDict) -> int:
     """Return the first position, over all rows, whose logits predict a token under the loss mask.
 
-    `loss_mask` is nested and ends where the sequence ends: it covers the response alone in RL, the whole sequence in SFT.
+    `loss_mask` is nested and ends where the sequence ends: it covers the response alone in RL, the whole sequence in
+    SFT.
     """
     lengths = micro_batch["input_ids"].offsets().diff().tolist()
     firsts = []

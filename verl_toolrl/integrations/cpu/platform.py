@@ -21,7 +21,8 @@ __all__ = ["PlatformCPU"]
 
 
 class _CPUDeviceModule(ModuleType):
-    """`torch.cpu` with the members that verl calls on an accelerator's module. Memory figures are those of the process."""
+    """`torch.cpu` with the members that verl calls on an accelerator's module. Memory figures are those of the process.
+    """
 
     def __init__(self) -> None:
         super().__init__("torch.cpu (verl_toolrl)")
@@ -133,8 +134,8 @@ class PlatformCPU(PlatformBase):
     def communication_backend_name(self) -> str:
         """Return `gloo`, and bring the process group of a worker up.
 
-        verl builds the backend text `cpu:gloo,<device>:<backend>`, which on this device names the CPU twice and is refused
-        by torch. It asks for the backend's name first and initialises only where no group exists
+        verl builds the backend text `cpu:gloo,<device>:<backend>`, which on this device names the CPU twice and is
+        refused by torch. It asks for the backend's name first and initialises only where no group exists
         (verl/utils/distributed.py@0.9.1, initialize_global_process_group_ray), so the group is made here.
         """
         if not torch.distributed.is_initialized() and "RANK" in os.environ and "MASTER_ADDR" in os.environ:

@@ -1,7 +1,7 @@
 """Every name of verl (and of vLLM) that this package relies on, one a line, with what for.
 
-verl promises stability for few of them. When an upgrade breaks one, `tests/integration/test_verl_names.py` fails in that
-line, and `verl-toolrl doctor` says so on the user's machine.
+verl promises stability for few of them. When an upgrade breaks one, `tests/integration/test_verl_names.py` fails in
+that line, and `verl-toolrl doctor` says so on the user's machine.
 """
 
 from __future__ import annotations

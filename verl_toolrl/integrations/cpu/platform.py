@@ -21,7 +21,7 @@ __all__ = ["PlatformCPU"]
 
 
 class _CPUDeviceModule(ModuleType):
-    """`torch.cpu` with the members that verl calls on an accelerator's module. Memory figures are those of the process."""
+    """`torch.cpu` with what verl calls on an accelerator's module. Memory figures are those of the process."""
 
     def __init__(self) -> None:
         super().__init__("torch.cpu (verl_toolrl)")

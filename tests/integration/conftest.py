@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import subprocess
 import sys
 from pathlib import Path
@@ -14,42 +13,6 @@ import pytest
 
 os.environ.setdefault("VERL_PLATFORM", "cpu")
 
-INSTRUCTION = """You are a helpful assistant that solves tasks with tool calls.
-
-**Available Tools**
-1. Name: get_weather
-Description: Weather of a city
-Parameters: {"city": {"description": "Name of the city", "type": "string"}, "days": {"description": "How many days ahead", "type": "integer"}}
-2. Name: convert_currency
-Description: Convert an amount of money
-Parameters: {"amount": {"description": "How much", "type": "number"}, "source": {"description": "Code, such as EUR", "type": "string"}, "target": {"description": "Code", "type": "string"}}
-
-**Output Format**
-<think> Your thoughts </think>
-<tool_call>
-{"name": "Tool name", "parameters": {"Parameter name": "Parameter content"}}
-</tool_call>"""  # noqa: E501
-
-
-def raw_row(generator: random.Random) -> dict[str, str]:
-    """One supervised row in RLLA's layout: `instruction`, `input`, `output`."""
-    if generator.random() < 0.5:
-        city, days = generator.choice(["Paris", "Oslo", "Lima", "Cairo", "Quito", "Hanoi"]), generator.randint(1, 9)
-        question, thought = f"How will the weather in {city} be in {days} days?", "The user asks for the weather."
-        name, arguments = "get_weather", {"city": city, "days": days}
-    else:
-        source, target = generator.sample(["EUR", "USD", "JPY", "CHF", "SEK"], 2)
-        amount = generator.randint(2, 900)
-        question, thought = f"How much is {amount} {source} in {target}?", "The user wants to convert money."
-        name, arguments = "convert_currency", {"amount": amount, "source": source, "target": target}
-    call = json.dumps({"name": name, "parameters": arguments})
-    return {
-        "instruction": INSTRUCTION,
-        "input": f"**Dialogue Records History**\n<user> {question} </user>",
-        "output": f"<think> {thought} </think>\n<tool_call>\n{call}\n</tool_call>",
-    }
-
-
 @pytest.fixture(scope="session")
 def task(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Parquet files of the task: `train` and `val` in verl's RL schema, `sft` for its SFT trainer."""
@@ -57,9 +20,9 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     import pyarrow.parquet as pq
 
     from verl_toolrl.data.rlla import rl_row, sft_row
+    from verl_toolrl.data.sample_task import sample_rows
 
-    generator = random.Random(7)
-    raw = [raw_row(generator) for _ in range(160)]
+    raw = sample_rows(160, seed=7)
     rows: dict[str, list[dict[str, Any]]] = {
         "train": [rl_row(row, index=index) for index, row in enumerate(raw[:64])],
         "val": [rl_row(row, index=index, split="test") for index, row in enumerate(raw[64:80])],

@@ -60,11 +60,11 @@ def warm_model(
         f"data.train_files={task['sft']}",
         f"model.path={smollm2}",
         f"trainer.default_local_dir={folder}",
-        "trainer.total_training_steps=10",
+        "trainer.total_training_steps=5",
         "data.max_length=512",
     ]
     environment = {**os.environ, "VERL_PLATFORM": "cpu", "VERL_FILE_LOGGER_PATH": str(folder / "metrics.jsonl")}
     done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     losses = [metrics["train/loss"] for metrics in read_metrics(folder / "metrics.jsonl") if "train/loss" in metrics]
-    return folder / "global_step_10" / "huggingface", losses
+    return folder / "global_step_5" / "huggingface", losses

@@ -13,6 +13,8 @@ from typing import Annotated
 import typer
 
 from verl_toolrl import __version__
+from verl_toolrl.cli.stop import stop
+from verl_toolrl.cli.train import train
 from verl_toolrl.errors import ToolRLError
 
 __all__ = ["app", "main"]
@@ -41,6 +43,8 @@ def _root(
 
 
 # Commands, a line each: app.command("name")(module.function), or app.add_typer(module.app, name="group").
+app.command("train")(train)
+app.command("stop")(stop)
 
 
 def main() -> None:

@@ -14,9 +14,10 @@ neither verl nor ray nor torch:
     progress.py   live display of a run
     failure.py    what went wrong, out of the log
     launcher.py   puts the above together
+    stop.py       ends a run from outside
 
-Three processes stand in a row: launcher (draws, takes Ctrl-C), keeper, trainer. The keeper ends the run when it is told
-to, when the pipe from the launcher breaks, and when a vital process of the run dies; should the keeper itself be killed,
-the launcher does its work. Every process of a run carries the variable `VERL_TOOLRL_RUN_ID`, by which `verl-toolrl stop`
-finds what both of them missed.
+Three processes stand in a row: launcher (draws, takes Ctrl-C), keeper, trainer. The keeper ends the run when it is
+told to, when the pipe from the launcher breaks, and when a vital process of the run dies; should the keeper itself be
+killed, the launcher does its work. Every process of a run carries the variable `VERL_TOOLRL_RUN_ID`, by which
+`verl-toolrl stop` finds what both of them missed.
 """

@@ -1,8 +1,9 @@
 """What went wrong in a run: the lines of its log that say so.
 
-A failed verl run ends in several nested tracebacks, Ray's prefix before each line, and often a page of shutdown noise
-behind them. Looked for is the last exception that is not Ray's wrapper around another one, and the few messages that
-outweigh any exception (Ray killed a worker for memory, the machine has no space).
+A failed verl run ends in several nested tracebacks, often with a page of shutdown noise behind them. What the trainer
+wrote itself outweighs what Ray's workers wrote (their lines carry a prefix, `(TaskRunnerV1 pid=123)`, and may tell of
+errors that verl survived); the exception at the bottom outweighs Ray's and Hydra's wrappers around it; and some
+messages outweigh any exception.
 """
 
 from __future__ import annotations
@@ -12,26 +13,30 @@ from pathlib import Path
 
 __all__ = ["clean_line", "last_error", "tail_of"]
 
-_PREFIX = re.compile(r"^\s*(?:\x1b\[[0-9;]*m)*\([\w:. -]+?(?:\s+pid=\d+[^)]*)\)(?:\x1b\[[0-9;]*m)*\s?")
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-_EXCEPTION = re.compile(r"^(?:[A-Za-z_][\w.]*\.)?([A-Z]\w*(?:Error|Exception|Interrupt|Exit|Refused|Failure))(?:\(\w+\))?\s*: ?(.*)$")
-_WRAPPERS = ("RayTaskError", "InstantiationException", "HydraException")
-_ENDINGS = ("SystemExit", "KeyboardInterrupt")
+_PREFIX = re.compile(r"^\(([\w:.]+)(?: pid=\d+[^)]*)\) ?")
+_EXCEPTION = re.compile(r"^(?:[A-Za-z_][\w.]*\.)?([A-Z]\w*)(\(\w+\))?: .")
+_NAMED_EXCEPTION = re.compile(r"(Error|Exception|Warning|Refused|Failure|Timeout)$")
+_WRAPPERS = ("RayTaskError", "InstantiationException")
 _DECISIVE = (
-    (re.compile(r"node running low on memory|OutOfMemoryError|Ray memory monitor|workers? killed due to memory", re.I),
-     "Ray ended a worker because the machine ran out of memory"),
-    (re.compile(r"No space left on device", re.I), "No space left on device"),
+    (
+        re.compile(
+            r"node running low on memory|OutOfMemoryError|workers? \(tasks? / actors?\) killed due to memory", re.I
+        ),
+        "the machine ran out of memory and Ray ended a worker",
+    ),
+    (re.compile(r"No space left on device", re.I), "no space is left on the disk"),
 )
 _TAIL_BYTES = 400_000
 
 
 def clean_line(line: str) -> str:
     """Strip colours and Ray's `(TaskRunnerV1 pid=123)` in front of a line."""
-    return _ANSI.sub("", _PREFIX.sub("", line)).rstrip()
+    return _PREFIX.sub("", _ANSI.sub("", line)).rstrip()
 
 
 def tail_of(log: Path, size: int = _TAIL_BYTES) -> list[str]:
-    """The last lines of a log, cleaned; empty when there is no log."""
+    """The last lines of a log without colours; empty when there is no log."""
     try:
         with open(log, "rb") as file:
             file.seek(0, 2)
@@ -39,33 +44,46 @@ def tail_of(log: Path, size: int = _TAIL_BYTES) -> list[str]:
             text = file.read().decode(errors="replace")
     except OSError:
         return []
-    return [clean_line(line) for line in re.split(r"[\r\n]+", text)]
+    return [_ANSI.sub("", line).rstrip() for line in re.split(r"[\r\n]+", text)]
 
 
-def last_error(lines: list[str], *, most: int = 6) -> list[str]:
-    """The lines that say why a run failed: an exception with its message, preceded by a decisive message if there is one.
+def last_error(log: Path, *, most: int = 6) -> list[str]:
+    """The lines that say why a run failed.
 
     Args:
-        lines: Log lines, cleaned.
-        most: Longest message to return, in lines; it is cut at its end.
+        log: Log of the trainer.
+        most: Longest exception message to return, in lines.
 
     Returns:
-        Empty when the log holds no exception.
+        A decisive message if there is one, then the exception and its message; the last lines of the log where it
+        holds no exception at all.
     """
+    lines = tail_of(log)
+    own = [line for line in lines if not _PREFIX.match(line)]
     decisive = next((text for line in reversed(lines) for sign, text in _DECISIVE if sign.search(line)), None)
+    message = _last_exception(own, most) or _last_exception([clean_line(line) for line in lines], most)
+    if not message:
+        message = [line for line in own if line][-3:]
+    return ([decisive] if decisive else []) + message
+
+
+def _last_exception(lines: list[str], most: int) -> list[str]:
     best: tuple[int, int] | None = None
     for index, line in enumerate(lines):
         match = _EXCEPTION.match(line)
-        if match is None:
+        if match is None or not _NAMED_EXCEPTION.search(match[1]) or match[1].endswith("Warning"):
             continue
-        rank = 0 if match[1] in _ENDINGS else 1 if line.partition(":")[0].split(".")[-1].startswith(_WRAPPERS) else 2
+        rank = 0 if match[1].startswith(_WRAPPERS) else 1
         if best is None or rank >= best[0]:
             best = rank, index
+    if best is None:
+        return []
     message: list[str] = []
-    if best is not None:
-        for line in lines[best[1] : best[1] + most]:
-            # The message of an exception goes on until a blank line, another traceback or a log line.
-            if message and (not line or line.startswith(("Traceback", "During handling", "The above exception"))):
-                break
-            message.append(line[:400])
-    return ([decisive] if decisive else []) + message
+    for line in lines[best[1] : best[1] + most]:
+        # A message goes on until a blank line, the next traceback, or the next thing that is logged.
+        if message and (
+            not line or re.match(r"Traceback|During handling|The above exc|Set the environment|\(|\[|\d{4}-", line)
+        ):
+            break
+        message.append(line[:400])
+    return message

@@ -20,7 +20,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from verl_toolrl.launch.metrics import newest_step
+from verl_toolrl.launch.metrics import newest_step, total_steps
 from verl_toolrl.launch.processes import (
     Process,
     adopt_orphans,
@@ -46,7 +46,7 @@ VITAL = (
     "ray::TransferQueueController",
     "ray::SimpleStorageUnit",
 )
-"""Titles of processes that live as long as the run; Ray's and vLLM's own names, and classes of verl and TransferQueue."""
+"""Titles of processes that live as long as the run: names of vLLM and SGLang, and actors of verl and TransferQueue."""
 
 VITAL_PROGRAMS = ("raylet", "gcs_server")
 """The same, by the name of the program."""
@@ -70,23 +70,22 @@ class Keeper:
         run: The run; its newest attempt is filled in.
         argv: Command line of the trainer.
         patience: Seconds that the trainer gets to end by itself when the run is ended.
-        total_steps: Last step of the run, where the configuration says it.
     """
 
-    def __init__(self, run: Run, argv: list[str], *, patience: float, total_steps: int | None = None) -> None:
+    def __init__(self, run: Run, argv: list[str], *, patience: float) -> None:
         self.run = run
         self.argv = argv
         self.patience = patience
-        self.total_steps = total_steps
         self.exit_code: int | None = None
         self.reason = ""
         """Why the run has to be ended; empty while it may go on."""
 
-        self._memory = SharedMemory()
+        self._memory = SharedMemory(from_the_start=True)
         self._trainer: Process | None = None
         self._vital: dict[int, str] = {}
         self._vital_died: tuple[float, str] | None = None
         self._stop_signal = 0
+        self._force = False
 
     def start(self) -> None:
         """Start the trainer, its output going to the log."""
@@ -148,7 +147,7 @@ class Keeper:
     def _hurry(self) -> bool:
         self._collect_ended()
         self._listen(0.0)
-        return self.reason == "kill"
+        return self._force
 
     def _wait_for_leavers(self, seconds: float) -> None:
         """What the trainer leaves at its own end gets a moment to leave too: Ray closes its cluster just then."""
@@ -167,7 +166,9 @@ class Keeper:
     def _scan(self) -> None:
         """Look at the run's processes: shared memory in use, and vital ones that died."""
         alive = self._members()
-        self._memory.look(alive)
+        if self._memory.look(alive):
+            self.run.attempt.segments = sorted(self._memory.used)
+            self.run.save()
         now = {process.pid: process.title for process in alive}
         dead = [f"{title.partition(' ')[0]} (process {pid})" for pid, title in self._vital.items() if pid not in now]
         if dead and self._vital_died is None:
@@ -177,21 +178,23 @@ class Keeper:
             self.reason = "died"
 
     def _patience_with_verl(self) -> float:
-        newest = newest_step(self.run.file("metrics.jsonl")) or 0
-        return LAST_STEP_PATIENCE if self.total_steps and newest >= self.total_steps else VITAL_PATIENCE
+        last = total_steps(self.run.file("train.log"))
+        newest = newest_step(self.run.file("metrics.jsonl"))
+        done = last is not None and newest is not None and newest >= last
+        return LAST_STEP_PATIENCE if done else VITAL_PATIENCE
 
     def _listen(self, seconds: float) -> None:
-        """Wait for a word of the launcher, or for a signal; the first reason stands, unless force is asked for."""
+        """Wait for a word of the launcher, or for a signal; the first reason stands."""
         reason = ""
         if select.select([0], [], [], seconds)[0]:
             words = os.read(0, 4096).decode(errors="replace").split()
             if not words:  # end of file; it would stay readable for ever, so something silent takes its place
                 os.dup2(os.pipe()[0], 0)
-            reason = "kill" if "kill" in words else words[0] if words else "launcher gone"
+            self._force = self._force or "kill" in words
+            reason = words[0] if words else "launcher-gone"
         elif self._stop_signal:
             reason = signal.Signals(self._stop_signal).name
-        if reason and (not self.reason or reason == "kill"):
-            self.reason = reason
+        self.reason = self.reason or reason
 
 
 def finish_run(
@@ -233,13 +236,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="keeper", description="Internal: keeps a run of verl-toolrl train.")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--patience", type=float, default=4.0)
-    parser.add_argument("--total-steps", type=int, default=None)
     parser.add_argument("argv", nargs="+")
     given = parser.parse_args()
     run = load_run(given.folder)
     if run is None:
         parser.error(f"no run in {given.folder}")
-    keeper = Keeper(run, given.argv, patience=given.patience, total_steps=given.total_steps)
+    keeper = Keeper(run, given.argv, patience=given.patience)
     try:
         keeper.start()
         keeper.watch()

@@ -1,8 +1,8 @@
 """The metrics of a run, read while they grow.
 
 verl's `file` logger writes one JSON object a step, `{"step": 3, "data": {"critic/score/mean": 1.2, ...}}`
-(verl/utils/tracking.py, FileLogger). Where that file cannot be seen (the trainer runs on another node of a cluster), the
-line of its `console` logger is the fallback: `step:3 - critic/score/mean:1.2 - ...` (utils/logger/aggregate_logger.py).
+(verl/utils/tracking.py, FileLogger). Where that file cannot be seen (the trainer runs on another node of a cluster),
+the line of its `console` logger is the fallback: `step:3 - critic/score/mean:1.2` (utils/logger/aggregate_logger.py).
 Validation before the first step arrives as step 0; metrics of one step may come in several objects.
 """
 
@@ -13,11 +13,12 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["Metrics", "Tail", "newest_step", "parse_console_line", "parse_metrics_line"]
+__all__ = ["Metrics", "Tail", "newest_step", "parse_console_line", "parse_metrics_line", "total_steps"]
 
 Metrics = dict[str, float]
 
 _CONSOLE = re.compile(r"(?:^|\s)step:(\d+) - (\S+:.*)$")
+_TOTAL = re.compile(r"Total training steps: (\d+)|Training Progress:.*?\d+/(\d+) \[")
 _NUMBER = re.compile(r"^(?:np\.\w+\()?([-+\w.]+)\)?$")
 
 
@@ -71,6 +72,17 @@ def parse_console_line(line: str) -> tuple[int, Metrics] | None:
 
 def _numbers(data: dict[str, object]) -> Metrics:
     return {key: float(value) for key, value in data.items() if isinstance(value, (int, float))}
+
+
+def total_steps_in(line: str) -> int | None:
+    """Number of the last step, where a line of the log says it (verl/trainer/ppo/v1/trainer_base.py)."""
+    match = _TOTAL.search(line)
+    return int(match[1] or match[2]) if match else None
+
+
+def total_steps(log: Path) -> int | None:
+    """Number of the last step, out of a whole log; None before verl knows it."""
+    return next((total for line in Tail(log).lines() if (total := total_steps_in(line)) is not None), None)
 
 
 def newest_step(path: Path) -> int | None:

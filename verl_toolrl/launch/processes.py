@@ -1,9 +1,9 @@
 """The processes of a run: finding them in /proc and ending them (Linux).
 
-A process belongs to a run when it carries the run's mark in its environment, or descends from one that does. The mark is
-inherited by every child, also by those that leave the session or fork twice; descent finds those that threw their
-environment away. Nothing else is ever signalled: each signal goes through a pidfd opened before the mark is read again,
-so that a recycled process id cannot be hit.
+A process belongs to a run when it carries the run's mark in its environment, or descends from one that does. The mark
+is inherited by every child, also by those that leave the session or fork twice; descent finds those that threw their
+environment away. Nothing else is ever signalled: each signal goes through a pidfd that is compared with the process
+that was found, so that a recycled process id cannot be hit.
 
 Programs that rename themselves (`ray::IDLE`, `VLLM::EngineCore`) overwrite the memory that /proc shows as their
 environment, unless `SPT_NOENV` is set for the `setproctitle` package; Ray's own renaming keeps it.
@@ -148,16 +148,16 @@ def members(run_id: str, *, roots: Iterable[int] = (), table: dict[int, Process]
 def marked_runs() -> dict[str, list[Process]]:
     """Living processes of all marked runs of this user (of everybody, for root), by run id."""
     table = process_table()
-    run_ids = {mark_of(pid).get(MARK) for pid, process in table.items() if process.alive}
-    runs = {run_id: members(run_id, table=table) for run_id in sorted(run_ids - {None, ""})}  # type: ignore[type-var]
-    return {run_id: processes for run_id, processes in runs.items() if run_id and processes}
+    run_ids = {mark_of(pid).get(MARK, "") for pid, process in table.items() if process.alive} - {""}
+    runs = {run_id: members(run_id, table=table) for run_id in sorted(run_ids)}
+    return {run_id: processes for run_id, processes in runs.items() if processes}
 
 
 def send_signal(process: Process, signum: int) -> bool:
     """Signal exactly this process; False when it has ended (or is another user's).
 
-    The pidfd is opened first and the start time compared afterwards, so the signal cannot reach a later process that got
-    the same id.
+    The pidfd is opened first and the start time compared afterwards, so the signal cannot reach a later process of the
+    same id.
     """
     try:
         descriptor = os.pidfd_open(process.pid)

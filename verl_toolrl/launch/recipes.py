@@ -7,16 +7,18 @@ located, not imported: whether a recipe runs on the CPU has to be known before v
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from verl_toolrl.errors import ConfigError, UnknownNameError, nearest
 
-__all__ = ["Composed", "Recipe", "compose", "find_recipe", "known_recipes", "recipe_folder"]
+__all__ = ["Composed", "Recipe", "compose", "find_recipe", "known_recipes", "override_key", "quote", "recipe_folder"]
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Composed:
 
         try:
             value = OmegaConf.select(self.config, key, default=None)
-        except OmegaConfBaseException:
+        except (OmegaConfBaseException, ValueError):
             return default
         return default if value is None else value
 
@@ -67,15 +69,24 @@ class Composed:
         """Whether the recipe asks for the CPU platform. A machine without a GPU never chooses it by itself."""
         return self.hardware == "cpu" or self.get("trainer.device") == "cpu"
 
-    def to_yaml(self) -> str:
-        """The configuration with its interpolations resolved, where all of them can be."""
+    def to_yaml(self, environment: Mapping[str, str]) -> str:
+        """The configuration with its interpolations resolved, where all of them can be.
+
+        Args:
+            environment: Variables that the trainer will have; recipes look at them while they are resolved.
+        """
         from omegaconf import OmegaConf
         from omegaconf.errors import OmegaConfBaseException
 
+        before = dict(os.environ)
+        os.environ.update(environment)
         try:
             return OmegaConf.to_yaml(self.config, resolve=True)
-        except OmegaConfBaseException:
+        except (OmegaConfBaseException, ValueError):
             return OmegaConf.to_yaml(self.config)
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
 
 
 def recipe_folder() -> Path:
@@ -117,6 +128,10 @@ def find_recipe(text: str) -> Recipe:
     path = Path(text).expanduser()
     if path.suffix in (".yaml", ".yml"):
         if path.is_file() and path.suffix == ".yaml":
+            if (_verl_configs() / path.name).is_file():
+                raise ConfigError(
+                    f"{text}: verl has a configuration of that name, which would be taken: rename the file"
+                )
             return Recipe(name=path.stem, folder=path.resolve().parent)
         if path.suffix == ".yml" and path.is_file():
             raise ConfigError(f"{text}: Hydra reads files ending in .yaml only: rename it")
@@ -143,22 +158,43 @@ def compose(recipe: Recipe, overrides: list[str]) -> Composed:
     except ImportError as err:
         raise ConfigError("hydra-core is not installed: it comes with verl (pip install 'verl-toolrl[verl]')") from err
 
-    paths = ["pkg://verl_toolrl.recipes"]
-    if recipe.folder is not None:
-        paths.insert(0, f"file://{recipe.folder}")
-    search = "hydra.searchpath=[" + ",".join(quote(path) for path in paths) + "]"
+    # What the plugin does in the trainer: the search path, and functions that recipes call while they are resolved.
+    import verl_toolrl.integrations.hydra_searchpath
+    import verl_toolrl.integrations.resolvers  # noqa: F401
+
     try:
-        with initialize_config_dir(str(_verl_configs()), version_base=None):
-            config = hydra_compose(recipe.name, [search, *overrides], return_hydra_config=True)
-    except (HydraException, OmegaConfBaseException) as err:
+        with _searched(recipe.folder), initialize_config_dir(str(_verl_configs()), version_base=None):
+            config = hydra_compose(recipe.name, overrides, return_hydra_config=True)
+    except (HydraException, OmegaConfBaseException, ConfigError) as err:
         raise ConfigError(f"{recipe.label}: {_explain(err, recipe, overrides)}") from err
     hardware = next(
-        (str(choice) for group, choice in config.hydra.runtime.choices.items() if group.rsplit("/")[-1] == "hardware"), None
+        (str(choice) for group, choice in config.hydra.runtime.choices.items() if group.rsplit("/")[-1] == "hardware"),
+        None,
     )
     with open_dict(config):
         del config["hydra"]
     OmegaConf.set_readonly(config, True)
     return Composed(config, hardware)
+
+
+@contextlib.contextmanager
+def _searched(folder: Path | None) -> Iterator[None]:
+    """Put a folder on Hydra's search path, as `--config-dir` does."""
+    from hydra.core.config_search_path import ConfigSearchPath
+    from hydra.core.plugins import Plugins
+    from hydra.plugins.search_path_plugin import SearchPathPlugin
+
+    class ConfigDir(SearchPathPlugin):
+        def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+            if folder is not None and active:
+                search_path.append(provider="command-line", path=f"file://{folder}")
+
+    active = True
+    Plugins.instance().register(ConfigDir)
+    try:
+        yield
+    finally:
+        active = False  # Hydra has no way to take a plugin back
 
 
 def quote(value: str) -> str:
@@ -169,16 +205,25 @@ def quote(value: str) -> str:
 
 
 def _explain(err: Exception, recipe: Recipe, overrides: list[str]) -> str:
-    """The first line of Hydra's error, with the nearest valid key where a key is unknown."""
-    lines = [line.strip() for line in str(err).splitlines() if line.strip()]
-    cause = err.__cause__
-    if cause is not None and "not in struct" in str(cause):
-        key = next((o.partition("=")[0] for o in overrides if o.partition("=")[0] in lines[0]), "")
+    """Hydra's error in one sentence, with the nearest valid key where a key is unknown."""
+    from hydra.errors import OverrideParseException
+
+    if isinstance(err, OverrideParseException):
+        return f"{err.override!r} is no override: key=value, +key=value (a new key) or ~key is wanted"
+    text = " ".join(line.strip() for line in str(err).splitlines() if line.strip())
+    text = re.sub(r"Error merging override (\S+) .*?(?=[A-Z])", r"\1: ", text)
+    text = re.split(r" full_key:| Config search path:", text)[0]
+    if "not in struct" in str(err) or "not in struct" in str(err.__cause__):
+        key = next((key for key in map(override_key, overrides) if key in text), "")
         if key:
-            known = set(_keys(compose(recipe, []).config))
-            guess = nearest(key, known)
-            return f"no configuration key {key!r}{guess or '; a new key is added with +' + key + '=...'}"
-    return " ".join(lines[:2]) if lines else type(err).__name__
+            guess = nearest(key, set(_keys(compose(recipe, []).config)))
+            return f"no configuration key {key!r}{guess or f'; a new key is added with +{key}=...'}"
+    return text or type(err).__name__
+
+
+def override_key(override: str) -> str:
+    """Key of an override: `trainer.logger` of `+trainer.logger=[console]`."""
+    return override.partition("=")[0].lstrip("+~")
 
 
 def _keys(config: Any, prefix: str = "") -> Iterator[str]:
@@ -186,7 +231,7 @@ def _keys(config: Any, prefix: str = "") -> Iterator[str]:
 
     if not isinstance(config, DictConfig) or config._is_none() or config._is_missing():
         return
-    for name in config:
+    for name in map(str, config):
         key = f"{prefix}{name}"
         yield key
         if not OmegaConf.is_missing(config, name) and not OmegaConf.is_interpolation(config, name):

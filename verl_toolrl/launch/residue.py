@@ -24,31 +24,41 @@ _VERL_WEIGHTS = "verl_weights_"  # verl/workers/rollout/vllm_rollout/bucketed_we
 
 
 class SharedMemory:
-    """Remembers which segments of /dev/shm a run uses, and removes those that it leaves."""
+    """Remembers which segments of /dev/shm a run uses, and removes those that it leaves.
 
-    def __init__(self) -> None:
-        self.before = _segments()
-        """Segments that were there when the run began: another's, whoever maps them."""
+    Args:
+        used: Segments that are known to be the run's.
+        from_the_start: Whether the run begins now. Otherwise only segments that its processes are seen to use count.
+    """
 
-        self.used: set[str] = set()
+    def __init__(self, used: Iterable[str] = (), *, from_the_start: bool) -> None:
+        self.used = set(used)
         """Segments that a process of the run has had mapped or open."""
 
-    def look(self, processes: Iterable[Process]) -> None:
-        """Note the segments that these processes use now; free of cost while no new segment exists."""
-        new = _segments() - self.before - self.used
+        self._before = _segments() if from_the_start else set()
+        self._from_the_start = from_the_start
+
+    def look(self, processes: Iterable[Process]) -> bool:
+        """Note the segments that these processes use now; returns whether there are new ones.
+
+        Free of cost while no new segment exists.
+        """
+        new = _segments() - self._before - self.used
+        count = len(self.used)
         if new:
             for process in processes:
                 self.used |= mapped_segments(process.pid) & new
+        return len(self.used) > count
 
     def remove(self) -> list[str]:
         """Remove the run's segments once its processes are gone; returns their names."""
-        left = _segments() - self.before
-        if not left:
-            return []
-        in_use: set[str] = set()
-        for pid in process_table():
-            in_use |= mapped_segments(pid)
-        left = {name for name in left - in_use if name in self.used or name.startswith(_VERL_WEIGHTS)}
+        there = _segments()
+        left = self.used & there
+        if self._from_the_start:
+            left |= {name for name in there - self._before if name.startswith(_VERL_WEIGHTS)}
+        if left:
+            for pid in process_table():
+                left -= mapped_segments(pid)
         return sorted(name for name in left if _remove_own(SHM / name))
 
 
@@ -104,6 +114,8 @@ def remove_scratch(folder: Path, *, keep_logs_in: Path | None = None) -> bool:
     sessions = sorted(folder.glob("ray/session_2*/logs"))
     if keep_logs_in is not None and sessions and not keep_logs_in.exists():
         with contextlib.suppress(OSError, shutil.Error):
-            shutil.copytree(sessions[-1], keep_logs_in, ignore=shutil.ignore_patterns("*.sock", "events", "export_events"))
+            shutil.copytree(
+                sessions[-1], keep_logs_in, ignore=shutil.ignore_patterns("*.sock", "events", "export_events")
+            )
     shutil.rmtree(folder, ignore_errors=True)
     return True

@@ -7,7 +7,7 @@
       metrics.jsonl    one object a step                 (metrics.2.jsonl, ...)
       checkpoints/     trainer.default_local_dir
 
-verl's file logger truncates the file that it opens, so every attempt writes files of its own; `read_metrics` joins them.
+verl's file logger truncates the file that it opens, so every attempt writes files of its own.
 """
 
 from __future__ import annotations
@@ -24,7 +24,18 @@ from typing import Any
 from verl_toolrl.errors import ConfigError
 from verl_toolrl.launch.processes import read_process
 
-__all__ = ["MARKER", "Attempt", "Run", "create_run", "default_output", "identity", "last_checkpoint", "load_run", "resume_run"]
+__all__ = [
+    "MARKER",
+    "Attempt",
+    "Run",
+    "claim",
+    "default_output",
+    "identity",
+    "last_checkpoint",
+    "load_run",
+    "new_run",
+    "resumed_run",
+]
 
 MARKER = "run.json"
 
@@ -62,6 +73,9 @@ class Attempt:
     died: str = ""
     """The first vital process that was found dead, if any: the cause of a failure, or part of an orderly end."""
 
+    segments: list[str] = field(default_factory=list)
+    """Segments of shared memory that processes of the run were seen to use."""
+
     ended_processes: list[str] = field(default_factory=list)
     """Titles of the processes that the trainer left and the keeper ended."""
 
@@ -98,8 +112,10 @@ class Run:
 
     def is_alive(self) -> bool:
         """Whether keeper or trainer of the newest attempt still run on this machine."""
-        return self.host == socket.gethostname() and self.boot == _boot_id() and any(
-            _is_same_process(who) for who in (self.attempt.keeper, self.attempt.trainer)
+        return (
+            self.host == socket.gethostname()
+            and self.boot == _boot_id()
+            and any(_is_same_process(who) for who in (self.attempt.keeper, self.attempt.trainer))
         )
 
     def save(self) -> None:
@@ -151,11 +167,11 @@ def load_run(folder: Path) -> Run | None:
         raise ConfigError(f"{folder / MARKER} is not a marker that this version can read: {err}") from err
 
 
-def create_run(folder: Path, recipe: str, overrides: list[str]) -> Run:
-    """Take a new folder for a run.
+def new_run(folder: Path, recipe: str, overrides: list[str]) -> Run:
+    """Describe a run in a folder of its own; nothing is written before `claim`.
 
     Raises:
-        ConfigError: The folder holds another run or anything else, or cannot be written.
+        ConfigError: The folder holds another run or anything else.
     """
     earlier = load_run(folder)
     if earlier is not None:
@@ -163,26 +179,16 @@ def create_run(folder: Path, recipe: str, overrides: list[str]) -> Run:
             f"{folder} is the output of run {earlier.id} of {earlier.recipe} ({earlier.attempt.state}): "
             "add --resume to go on with it, or give another --output"
         )
-    try:
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise ConfigError(f"{folder} is there already and is not a run of verl-toolrl: give another --output")
-        folder.mkdir(parents=True, exist_ok=True)
-        run = Run(
-            folder=folder.resolve(), id=secrets.token_hex(4), recipe=recipe, host=socket.gethostname(), boot=_boot_id()
-        )
-        # Two starts at once into one folder: whoever creates the marker has it.
-        os.close(os.open(folder / MARKER, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-    except FileExistsError as err:
-        raise ConfigError(f"{folder} was taken by another run a moment ago: give another --output") from err
-    except OSError as err:
-        raise ConfigError(f"cannot write to the output folder {folder}: {err.strerror}") from err
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"{folder} is there already and is not a run of verl-toolrl: give another --output")
+    run_id = secrets.token_hex(4)
+    run = Run(folder=folder.resolve(), id=run_id, recipe=recipe, host=socket.gethostname(), boot=_boot_id())
     run.attempts.append(_new_attempt(1, overrides))
-    run.save()
     return run
 
 
-def resume_run(folder: Path, recipe: str, overrides: list[str]) -> Run:
-    """Add an attempt to the run of a folder.
+def resumed_run(folder: Path, recipe: str, overrides: list[str]) -> Run:
+    """Describe another attempt of the run in a folder; nothing is written before `claim`.
 
     Raises:
         ConfigError: There is no run, it is of another recipe, or it is still running.
@@ -194,11 +200,30 @@ def resume_run(folder: Path, recipe: str, overrides: list[str]) -> Run:
         raise ConfigError(f"{folder} is a run of {run.recipe}, not of {recipe}: resume it with its own recipe")
     if run.is_alive():
         pid = run.attempt.keeper.get("pid")
-        raise ConfigError(f"run {run.id} in {folder} is still going (process {pid}): `verl-toolrl stop {folder}` ends it")
-    run.host, run.boot = socket.gethostname(), _boot_id()
+        raise ConfigError(
+            f"run {run.id} in {folder} is still going (process {pid}): `verl-toolrl stop {folder}` ends it"
+        )
+    run.folder, run.host, run.boot = folder.resolve(), socket.gethostname(), _boot_id()
     run.attempts.append(_new_attempt(run.attempt.number + 1, overrides))
-    run.save()
     return run
+
+
+def claim(run: Run) -> None:
+    """Take the folder of a run and write its marker.
+
+    Raises:
+        ConfigError: The folder cannot be written, or another run took it meanwhile.
+    """
+    try:
+        run.folder.mkdir(parents=True, exist_ok=True)
+        if run.attempt.number == 1:
+            # Two starts at once into one folder: whoever creates the marker has it.
+            os.close(os.open(run.folder / MARKER, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        run.save()
+    except FileExistsError as err:
+        raise ConfigError(f"{run.folder} was taken by another run a moment ago: give another --output") from err
+    except OSError as err:
+        raise ConfigError(f"cannot write to the output folder {run.folder}: {err.strerror}") from err
 
 
 def _new_attempt(number: int, overrides: list[str]) -> Attempt:

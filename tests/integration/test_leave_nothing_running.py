@@ -1,9 +1,9 @@
 """A run leaves nothing behind, however it ends.
 
-The trainer is a stand-in with everything that makes process trees hard to end: children that ignore SIGTERM, daemons that
-forked twice and left the session, one of them with an empty environment, one renamed as vLLM renames its engine, shared
-memory in use. The launcher and the keeper are the real ones. Whether a process is gone is asked of /proc by the ids that
-the stand-in wrote down, not of the code under test.
+The trainer is a stand-in with everything that makes process trees hard to end: children that ignore SIGTERM, daemons
+that forked twice and left the session, one of them with an empty environment, one renamed as vLLM renames its engine,
+shared memory in use. The launcher and the keeper are the real ones. Whether a process is gone is asked of /proc by the
+ids that the stand-in wrote down, not of the code under test.
 """
 
 from __future__ import annotations
@@ -201,8 +201,6 @@ def test_no_process_outlives_a_run(stand_in: StandIn, mode: str, signals: list[s
     assert code == launcher.wait(90), stand_in.output.read_text()
     stand_in.wait_until_gone()
     assert state == stand_in.marker()["state"]
-    if mode != "run" or not signals:
-        assert "deaf daemon" not in stand_in.alive()
 
 
 def test_a_killed_launcher_takes_the_run_with_it(stand_in: StandIn) -> None:
@@ -215,6 +213,7 @@ def test_a_killed_launcher_takes_the_run_with_it(stand_in: StandIn) -> None:
 
 def test_a_killed_keeper_is_replaced_by_the_launcher(stand_in: StandIn) -> None:
     launcher = stand_in.launch("run")
+    wait_for(lambda: stand_in.marker()["segments"], stand_in.output)  # the keeper looks once a second
     os.kill(stand_in.marker()["keeper"]["pid"], signal.SIGKILL)
     assert launcher.wait(90) == 3
     stand_in.wait_until_gone()
@@ -224,6 +223,7 @@ def test_a_killed_keeper_is_replaced_by_the_launcher(stand_in: StandIn) -> None:
 def test_stop_finds_what_is_left_when_launcher_and_keeper_were_killed(stand_in: StandIn) -> None:
     launcher = stand_in.launch("deaf")
     run_id = json.loads((stand_in.run_folder / "run.json").read_text())["id"]
+    wait_for(lambda: stand_in.marker()["segments"], stand_in.output)
     os.kill(launcher.pid, signal.SIGSTOP)  # so that it cannot stand in for the keeper
     os.kill(stand_in.marker()["keeper"]["pid"], signal.SIGKILL)
     launcher.kill()
@@ -243,7 +243,8 @@ def test_stop_finds_what_is_left_when_launcher_and_keeper_were_killed(stand_in: 
 
 def test_a_dead_engine_ends_a_trainer_that_waits_for_it(stand_in: StandIn) -> None:
     launcher = stand_in.launch("run")
-    time.sleep(2)  # the keeper looks once a second and has to have seen the engine alive
+    # The keeper looks once a second, and has to have seen the engine alive; it sees the segment at the same look.
+    wait_for(lambda: stand_in.marker()["segments"], stand_in.output)
     os.kill(stand_in.members()["engine"][0], signal.SIGKILL)
     assert launcher.wait(90) == 3
     stand_in.wait_until_gone()

@@ -129,9 +129,7 @@ def find_recipe(text: str) -> Recipe:
     if path.suffix in (".yaml", ".yml"):
         if path.is_file() and path.suffix == ".yaml":
             if (_verl_configs() / path.name).is_file():
-                raise ConfigError(
-                    f"{text}: verl has a configuration of that name, which would be taken: rename the file"
-                )
+                raise ConfigError(f"{text}: Hydra would take verl's own configuration of that name: rename the file")
             return Recipe(name=path.stem, folder=path.resolve().parent)
         if path.suffix == ".yml" and path.is_file():
             raise ConfigError(f"{text}: Hydra reads files ending in .yaml only: rename it")

@@ -16,7 +16,7 @@ from verl_toolrl.launch.keeper import finish_run
 from verl_toolrl.launch.preflight import describe_runs
 from verl_toolrl.launch.processes import Process, end_processes, mark_of, marked_runs, members, send_signal
 from verl_toolrl.launch.residue import SharedMemory, remove_scratch, scratch_folder
-from verl_toolrl.launch.runs import Run, identity, load_run
+from verl_toolrl.launch.runs import Run, load_run
 
 __all__ = ["Outcome", "find_runs", "stop_run", "sweep"]
 
@@ -29,8 +29,8 @@ class Outcome:
 
     run_id: str
     folder: str
-    ended: list[str]
-    """Titles of the processes."""
+    ended: dict[int, str]
+    """Titles of the processes, by id."""
 
     segments: list[str]
     """Names of shared memory segments that were removed."""
@@ -40,7 +40,7 @@ class Outcome:
     def text(self) -> str:
         """The outcome for a person."""
         lines = [f"run {self.run_id} ({self.folder or 'folder unknown'}): ended {len(self.ended)} processes"]
-        lines += [f"  {title[:100]}" for title in self.ended]
+        lines += [f"  {title[:100]}" for title in self.ended.values()]
         lines += [f"  removed shared memory {name}" for name in self.segments]
         lines += [f"  could not be ended: {title}" for title in self.survivors]
         return "\n".join(lines)
@@ -79,20 +79,19 @@ def stop_run(run_id: str) -> Outcome:
     """End one run and remove what it leaves."""
     alive = members(run_id)
     folder = next((mark["VERL_TOOLRL_RUN_DIR"] for p in alive if "VERL_TOOLRL_RUN_DIR" in (mark := mark_of(p.pid))), "")
-    titles = [process.title for process in alive]
+    titles = {process.pid: process.title for process in alive}
     run = load_run(Path(folder)) if folder else None
     if run is not None:
         _ask_keeper(run, alive)
         run = load_run(run.folder) or run
     outcome = sweep(run_id, lambda: members(run_id), run=run, reason="stopped")
-    return replace(outcome, folder=folder, ended=list(dict.fromkeys([*titles, *outcome.ended])))
+    return replace(outcome, folder=folder, ended={**titles, **outcome.ended})
 
 
 def _ask_keeper(run: Run, alive: list[Process]) -> None:
     """Let the keeper end its run, if it is there."""
-    keeper = next(
-        (p for p in alive if identity(p.pid) == {k: run.attempt.keeper.get(k) for k in ("pid", "start")}), None
-    )
+    wanted = run.attempt.keeper
+    keeper = next((p for p in alive if (p.pid, p.start) == (wanted.get("pid"), wanted.get("start"))), None)
     if keeper is not None and send_signal(keeper, signal.SIGTERM):
         deadline = time.monotonic() + _KEEPER_SECONDS
         while members(run.id) and time.monotonic() < deadline:
@@ -113,10 +112,9 @@ def sweep(
     """
     memory = SharedMemory(run.attempt.segments if run is not None else (), from_the_start=False)
     memory.look(find())
-    titles, survivors = end_processes(find, patience=2.0)
-    ended = list(titles.values())
+    ended, survivors = end_processes(find, patience=2.0)
     segments = memory.remove()
     if run is not None and run.attempt.state in ("starting", "running"):
-        finish_run(run, reason=reason, exit_code=None, died=died, ended=ended, survivors=survivors)
+        finish_run(run, reason=reason, exit_code=None, died=died, ended=list(ended.values()), survivors=survivors)
     remove_scratch(scratch_folder(run_id))
     return Outcome(run_id, "", ended, segments, [f"{process.title} (process {process.pid})" for process in survivors])

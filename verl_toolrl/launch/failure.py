@@ -15,8 +15,7 @@ __all__ = ["clean_line", "last_error", "tail_of"]
 
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _PREFIX = re.compile(r"^\(([\w:.]+)(?: pid=\d+[^)]*)\) ?")
-_EXCEPTION = re.compile(r"^(?:[A-Za-z_][\w.]*\.)?([A-Z]\w*)(\(\w+\))?: .")
-_NAMED_EXCEPTION = re.compile(r"(Error|Exception|Warning|Refused|Failure|Timeout)$")
+_EXCEPTION = re.compile(r"^(?:[A-Za-z_]\w*\.)*([A-Z]\w*)(?:\(\w+\))?(?::|$)")
 _WRAPPERS = ("RayTaskError", "InstantiationException")
 _DECISIVE = (
     (
@@ -68,22 +67,24 @@ def last_error(log: Path, *, most: int = 6) -> list[str]:
 
 
 def _last_exception(lines: list[str], most: int) -> list[str]:
+    """The exception of the last traceback, with its message; one that only wraps another counts where no other is."""
     best: tuple[int, int] | None = None
+    in_traceback = False
     for index, line in enumerate(lines):
-        match = _EXCEPTION.match(line)
-        if match is None or not _NAMED_EXCEPTION.search(match[1]) or match[1].endswith("Warning"):
-            continue
-        rank = 0 if match[1].startswith(_WRAPPERS) else 1
-        if best is None or rank >= best[0]:
-            best = rank, index
+        if line.startswith('  File "'):
+            in_traceback = True
+        elif in_traceback and line and not line.startswith("  "):
+            in_traceback = False
+            match = _EXCEPTION.match(line)
+            if match is not None:
+                rank = 0 if match[1] in _WRAPPERS else 1
+                best = max(best, (rank, index)) if best else (rank, index)
     if best is None:
         return []
-    message: list[str] = []
-    for line in lines[best[1] : best[1] + most]:
-        # A message goes on until a blank line, the next traceback, or the next thing that is logged.
-        if message and (
-            not line or re.match(r"Traceback|During handling|The above exc|Set the environment|\(|\[|\d{4}-", line)
-        ):
+    message = [lines[best[1]][:400]]
+    for line in lines[best[1] + 1 : best[1] + most]:
+        # A message goes on until a blank line or the next thing that is logged.
+        if not line or re.match(r"Traceback|During handling|The above exception|Set the environment|[A-Z]+:\d|\(|\[|\d{4}-", line):
             break
         message.append(line[:400])
     return message

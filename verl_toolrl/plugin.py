@@ -1,7 +1,7 @@
 """What verl loads at `import verl`, in every process (entry point group `verl.plugins`).
 
-verl only loads the entry point, it never calls it, and it hides an error at level DEBUG. So importing this module does the
-work, an error is logged with its traceback before verl swallows it, and recipes name this module as
+verl only loads the entry point, it never calls it, and it hides an error at level DEBUG. So importing this module does
+the work, an error is logged with its traceback before verl swallows it, and recipes name this module as
 `actor_rollout_ref.model.external_lib`, where an error is raised.
 
 Nothing heavy happens here: each registration waits for the verl module that it extends (`integrations.on_import`).
@@ -19,6 +19,7 @@ __all__ = ["CPU_REGISTRATIONS", "REGISTRATIONS"]
 logger = logging.getLogger(__name__)
 
 REGISTRATIONS: dict[str, str] = {
+    "omegaconf": "verl_toolrl.integrations.resolvers",
     "hydra.core.plugins": "verl_toolrl.integrations.hydra_searchpath",
     "verl.experimental.reward_loop.reward_manager": "verl_toolrl.integrations.reward_manager",
     "verl.experimental.agent_loop": "verl_toolrl.integrations.agent_loop",
@@ -29,7 +30,6 @@ REGISTRATIONS: dict[str, str] = {
 CPU_REGISTRATIONS: dict[str, str] = {
     "verl.plugin.platform": "verl_toolrl.integrations.cpu.platform",
     "verl.workers.engine": "verl_toolrl.integrations.cpu.engines",
-    "verl.workers.rollout.vllm_rollout.bucketed_weight_transfer": "verl_toolrl.integrations.cpu.shared_memory",
 }
 """The same, only where `VERL_PLATFORM=cpu` chooses the CPU."""
 

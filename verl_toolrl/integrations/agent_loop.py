@@ -1,9 +1,9 @@
 """Agent loops registered with verl. So far: one assistant message, sampled from a seed of its own.
 
 verl seeds the engine once, so what a request samples depends on the order in which requests arrive. Here every request
-carries a seed made from the run's seed, the training step, the row and the session, so that two runs sample the same from
-the same weights. What can still differ: the engine's floating-point sums depend on how requests are batched, and a token
-whose probability lies on the edge may fall either way.
+carries a seed made from the run's seed, the training step, the row and the session, so that two runs sample the same
+from the same weights. What can still differ: the engine's floating-point sums depend on how requests are batched, and a
+token whose probability lies on the edge may fall either way.
 """
 
 from __future__ import annotations

@@ -8,14 +8,14 @@ from omegaconf import OmegaConf
 
 from verl_toolrl.errors import ConfigError
 
-__all__ = ["require_platform", "smollm2_folder"]
+__all__ = ["cores", "require_platform", "smollm2_folder"]
 
 
 def require_platform(name: str, value: object) -> object:
     """Return `value` where `VERL_PLATFORM` is `name`.
 
-    A recipe cannot choose the platform: verl resolves it when it is imported, before any recipe is read. So a recipe for
-    the CPU says through this function that it needs the environment variable.
+    A recipe cannot choose the platform: verl resolves it when it is imported, before any recipe is read. So a recipe
+    for the CPU says through this function that it needs the environment variable.
 
     Raises:
         ConfigError: If the environment does not choose that platform; the text is the line to run.
@@ -35,5 +35,11 @@ def smollm2_folder() -> str:
     return str(default_folder())
 
 
+def cores() -> str:
+    """Return how many cores this process may use, as the text of an environment variable."""
+    return str(len(os.sched_getaffinity(0)))
+
+
+OmegaConf.register_new_resolver("toolrl.cores", cores, replace=True)
 OmegaConf.register_new_resolver("toolrl.require_platform", require_platform, replace=True)
 OmegaConf.register_new_resolver("toolrl.smollm2", smollm2_folder, replace=True)

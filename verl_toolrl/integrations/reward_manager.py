@@ -4,8 +4,8 @@
       reward_manager: {name: toolrl}
       reward_kwargs: {mode: released}
 
-Everything under `reward.reward_kwargs` goes to `make_reward`; `reward` there names another registered reward. The step of
-a schedule is verl's own `global_steps`, the horizon its `total_training_steps`.
+Everything under `reward.reward_kwargs` goes to `make_reward`; `reward` there names another registered reward. The step
+of a schedule is verl's own `global_steps`, the horizon its `total_training_steps`.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ class ToolRLRewardManager(RewardManagerBase):
 
         Args:
             data: One row an output of the session; the last one holds the final response. `responses` is right-padded,
-                its true length is `response_len` (the attention mask is wrong for sessions of several outputs in 0.9.1).
+                its true length is `response_len` (the attention mask is wrong for sessions of several outputs in
+                0.9.1).
 
         Returns:
             `reward_score`, a float, and `reward_extra_info`, the components as floats.
@@ -67,4 +68,7 @@ class ToolRLRewardManager(RewardManagerBase):
             step=int(fields.get("global_steps", 0)),
             total_steps=self.total_steps,
         )
-        return {"reward_score": result.score, "reward_extra_info": {"score": result.score, **result.components}}
+        return {
+            "reward_score": result.score,
+            "reward_extra_info": {"score": result.score, **result.components, **result.metrics},
+        }

@@ -49,7 +49,12 @@ def export_smollm2(folder: Path | None = None) -> Path:
 
     tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=_GGUF)
     tokenizer.add_special_tokens(
-        {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "pad_token": "<|im_end|>", "unk_token": "<|endoftext|>"}
+        {
+            "bos_token": "<|im_start|>",
+            "eos_token": "<|im_end|>",
+            "pad_token": "<|im_end|>",
+            "unk_token": "<|endoftext|>",
+        }
     )
     tokenizer.clean_up_tokenization_spaces = False
     model = AutoModelForCausalLM.from_pretrained(source, gguf_file=_GGUF, dtype=torch.bfloat16)

@@ -1,7 +1,7 @@
 """One mixin over verl's V1 trainers, registered as `toolrl_sync`, `toolrl_colocate_async` and `toolrl_separate_async`.
 
-It gives what verl's registries cannot: the reward's components in the training log (verl keeps them for validation only),
-a shorter pause between two looks for finished rollouts, and a check of every row before a model is loaded.
+It gives what verl's registries cannot: the reward's components in the training log (verl keeps them for validation
+only), a shorter pause between two looks for finished rollouts, and a check of every row before a model is loaded.
 
     trainer:
       v1: {trainer_mode: toolrl_sync}
@@ -26,7 +26,8 @@ from verl.trainer.ppo.v1 import (
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 
 from verl_toolrl.errors import nearest
-from verl_toolrl.integrations.rows import check_dataset
+from verl_toolrl.integrations.reward_manager import reward_from_config
+from verl_toolrl.integrations.rows import as_list, check_files, report_dropped
 
 __all__ = ["ToolRLTrainerMixin", "component_metrics"]
 
@@ -62,7 +63,9 @@ class ToolRLTrainerMixin:
         known = {"poll_interval"}
         for key in options:
             if key not in known:
-                raise ValueError(f"trainer.toolrl.{key}: unknown{nearest(key, known)}; known: {', '.join(sorted(known))}")
+                raise ValueError(
+                    f"trainer.toolrl.{key}: unknown{nearest(key, known)}; known: {', '.join(sorted(known))}"
+                )
         return options
 
     def _build_replay_buffer(self) -> ReplayBuffer:
@@ -72,9 +75,15 @@ class ToolRLTrainerMixin:
         return buffer
 
     def _init_dataloader(self) -> None:
+        data = self.config.data
+        max_rows = {"train": data.get("train_max_samples", -1), "val": data.get("val_max_samples", -1)}
+        reward = reward_from_config(self.config)
+        rows = {name: check_files(as_list(data[f"{name}_files"]), reward) for name in max_rows}
         super()._init_dataloader()  # type: ignore[misc]
-        for name, dataset in (("data.train_files", self.train_dataset), ("data.val_files", self.val_dataset)):  # type: ignore[attr-defined]
-            check_dataset(dataset, self.config, where=name)
+        for name, dataset in (("train", self.train_dataset), ("val", self.val_dataset)):  # type: ignore[attr-defined]
+            if max_rows[name] > 0:
+                rows[name] = min(rows[name], max_rows[name])
+            report_dropped(dataset, rows[name], self.config, where=f"data.{name}_files")
 
     def _compute_metrics(
         self, batch: KVBatchMeta, metrics: dict[str, Any], timing_raw: dict[str, float], **kwargs: Any
@@ -112,5 +121,3 @@ class ToolRLTrainerSeparateAsync(ToolRLTrainerMixin, PPOTrainerSeparateAsync):
     """Rollout and training on devices of their own."""
 
     base_mode = "separate_async"
-
-

@@ -133,8 +133,8 @@ class PlatformCPU(PlatformBase):
     def communication_backend_name(self) -> str:
         """Return `gloo`, and bring the process group of a worker up.
 
-        verl builds the backend text `cpu:gloo,<device>:<backend>`, which on this device names the CPU twice and is refused
-        by torch. It asks for the backend's name first and initialises only where no group exists
+        verl builds the backend text `cpu:gloo,<device>:<backend>`, which on this device names the CPU twice and is
+        refused by torch. It asks for the backend's name first and initialises only where no group exists
         (verl/utils/distributed.py@0.9.1, initialize_global_process_group_ray), so the group is made here.
         """
         if not torch.distributed.is_initialized() and "RANK" in os.environ and "MASTER_ADDR" in os.environ:

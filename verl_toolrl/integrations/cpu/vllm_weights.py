@@ -1,9 +1,9 @@
 """Keeps vLLM's weights replaceable on the CPU (entry point group `vllm.general_plugins`, every vLLM process).
 
 vLLM's CPU linear layers repack their weight for a faster kernel and drop the original
-(vllm/model_executor/layers/linear.py@0.28.0: `dispatch_cpu_unquantized_gemm(layer, remove_weight=True)`). A trainer that
-sends new weights then finds a parameter without loader and without room. With the original kept, the repacking that
-follows each weight update is right. Nothing is done unless `VERL_PLATFORM=cpu`.
+(vllm/model_executor/layers/linear.py@0.28.0: `dispatch_cpu_unquantized_gemm(layer, remove_weight=True)`). A trainer
+that sends new weights then finds a parameter without loader and without room. With the original kept, the repacking
+that follows each weight update is right. Nothing is done unless `VERL_PLATFORM=cpu`.
 """
 
 from __future__ import annotations

@@ -11,8 +11,10 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 from collections.abc import Callable, Iterator
@@ -84,7 +86,7 @@ time.sleep(600)
 """
 
 DRIVER = """
-import sys
+import os, sys
 from pathlib import Path
 from rich.console import Console
 from verl_toolrl.launch.command import Command, run_variables
@@ -278,3 +280,129 @@ def test_progress_and_the_way_to_resume_are_told(stand_in: StandIn) -> None:
     assert "step 1/2  reward 0.500 (format 0.25)  2.0 s" in text
     assert "RuntimeError: the engine could not be started" in text
     assert f"verl-toolrl train stand/in a=1 --output {stand_in.run_folder} --resume" in textwrap.dedent(text)
+
+
+RAY_TRAINER = """
+import json, os, sys, time
+import ray
+
+mode, notes = sys.argv[1], sys.argv[2]
+own = {} if mode == "join" else dict(num_cpus=2, include_dashboard=False, object_store_memory=100_000_000)
+context = ray.init(**own)
+
+@ray.remote(num_cpus=0)
+class WorkerDict:
+    def pid(self):
+        return os.getpid(), open("/proc/self/stat").read().rsplit(")", 1)[1].split()[19]
+
+worker = WorkerDict.remote()
+for name, who in (("worker", ray.get(worker.pid.remote())), ("trainer", (os.getpid(), "-"))):
+    with open(notes, "a") as file:
+        file.write(f"{name} {who[0]} {who[1]}\\n")
+with open(notes + ".session", "w") as file:
+    file.write(context.address_info["session_dir"])
+with open(os.environ["VERL_FILE_LOGGER_PATH"], "w") as file:
+    file.write(json.dumps({"step": 1, "data": {"training/global_step": 1}}) + "\\n")
+if mode == "crash":
+    time.sleep(1.5)
+    os.abort()
+time.sleep(600)
+"""
+
+
+class RayRun(StandIn):
+    """The same launcher with a trainer that brings up a real Ray cluster, or joins one."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.stand_in.write_text(RAY_TRAINER)
+
+    def start(self, mode: str, **environment: str) -> subprocess.Popen[bytes]:
+        """Start it and wait until Ray is up."""
+        environ = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+        with open(self.output, "wb") as output:
+            launcher = subprocess.Popen(
+                self.argv(mode), stdout=output, stderr=subprocess.STDOUT, env=environ | environment
+            )
+        wait_for((self.run_folder / "metrics.jsonl").exists, self.output, what=self.log)
+        return launcher
+
+    def log(self) -> str:
+        """What the trainer wrote."""
+        return (self.run_folder / "train.log").read_text() if (self.run_folder / "train.log").exists() else ""
+
+    @property
+    def session(self) -> str:
+        """Folder of the Ray session."""
+        return Path(f"{self.notes}.session").read_text()
+
+
+def processes_of(session: str) -> dict[int, str]:
+    """Processes on this machine whose command line names a Ray session: gcs_server, raylet, agents, workers."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if session in line:
+            found[int(path.parent.name)] = line
+    return found
+
+
+@pytest.fixture
+def ray_run(tmp_path: Path) -> RayRun:
+    pytest.importorskip("ray")
+    return RayRun(tmp_path)
+
+
+@pytest.mark.parametrize("end", ["launcher killed", "ctrl-c", "trainer crashes", "raylet killed", "actor killed"])
+def test_nothing_of_the_runs_own_ray_cluster_is_left(ray_run: RayRun, end: str) -> None:
+    launcher = ray_run.start("crash" if end == "trainer crashes" else "run")
+    session = ray_run.session
+    worker = ray_run.members()["worker"]
+    if end in ("raylet killed", "actor killed"):
+        time.sleep(3)  # the keeper looks once a second
+        raylet = next(pid for pid, line in processes_of(session).items() if "/raylet " in line)
+        os.kill(raylet if end == "raylet killed" else worker[0], signal.SIGKILL)
+    elif end == "launcher killed":
+        launcher.kill()
+    elif end == "ctrl-c":
+        launcher.send_signal(signal.SIGINT)
+    launcher.wait(90)
+    wait_for(lambda: ray_run.marker()["state"] not in ("starting", "running"), ray_run.output)
+    wait_for(lambda: not processes_of(session), ray_run.output, what=lambda: processes_of(session))
+    assert not is_alive(*worker)
+    assert not Path(session).exists()
+    if ray_run.marker()["state"] == "failed":
+        # Ray's own logs are kept, as they may be the only ones to say why.
+        assert list((ray_run.run_folder / "ray-logs.1").glob("raylet*"))
+
+
+def test_a_ray_cluster_that_was_there_before_is_left_alone(ray_run: RayRun, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    environ = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    environ["RAY_AUTH_MODE"] = "disabled"  # otherwise head and driver disagree where ~/.ray has a token
+    head = subprocess.Popen(
+        [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", f"--port={port}", "--num-cpus=2"]
+        + ["--node-ip-address=127.0.0.1", "--include-dashboard=false", "--object-store-memory=100000000"],
+        env=environ | {"RAY_TMPDIR": tempfile.mkdtemp(prefix="rc")},
+        stdout=open(tmp_path / "head.txt", "wb"),  # noqa: SIM115
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    try:
+        wait_for(lambda: "Ray runtime started" in (tmp_path / "head.txt").read_text(), tmp_path / "head.txt")
+        launcher = ray_run.start("join", RAY_ADDRESS=f"127.0.0.1:{port}", RAY_AUTH_MODE="disabled")
+        session = ray_run.session
+        before = {pid for pid, line in processes_of(session).items() if "/raylet " in line or "/gcs_server " in line}
+        launcher.send_signal(signal.SIGTERM)
+        assert launcher.wait(90) == 143
+        wait_for(lambda: not is_alive(*ray_run.members()["worker"]), ray_run.output)
+        assert len(before) == 2
+        assert before <= set(processes_of(session))
+        assert Path(session).exists()
+    finally:
+        head.terminate()
+        head.wait(60)

@@ -61,9 +61,14 @@ def ray_cluster(composed: Composed, environ: Mapping[str, str]) -> str | None:
         return "auto" if given else None
 
 
-def run_variables(run: Run) -> dict[str, str]:
-    """Variables by which the processes of a run are found again."""
-    return {
+def run_variables(run: Run, *, own_ray: bool) -> dict[str, str]:
+    """Variables by which the processes and files of a run are found again.
+
+    Args:
+        run: The run.
+        own_ray: Whether its Ray cluster is its own; its session then goes to the run's scratch folder.
+    """
+    variables = {
         MARK: run.id,
         "VERL_TOOLRL_RUN_DIR": str(run.folder),
         # Without it setproctitle overwrites the environment that /proc shows, and with it the mark.
@@ -71,6 +76,7 @@ def run_variables(run: Run) -> dict[str, str]:
         # A block buffer would hold the last lines back when a run dies.
         "PYTHONUNBUFFERED": "1",
     }
+    return variables | ({"RAY_TMPDIR": str(scratch_folder(run.id))} if own_ray else {})
 
 
 def build_command(recipe: Recipe, run: Run, composed: Composed, *, resume: bool, cluster: str | None) -> Command:
@@ -88,7 +94,8 @@ def build_command(recipe: Recipe, run: Run, composed: Composed, *, resume: bool,
     overrides = run.attempt.overrides
     environment = {"VERL_PLATFORM": "cpu"} if composed.on_cpu else {}
     environment["VERL_FILE_LOGGER_PATH"] = str(run.file("metrics.jsonl"))
-    bookkeeping = run_variables(run)
+    keeps_temporary = "RAY_TMPDIR" not in os.environ and not composed.get("ray_kwargs.ray_init._temp_dir")
+    bookkeeping = run_variables(run, own_ray=cluster is None and keeps_temporary)
     ours = {
         "trainer.default_local_dir": quote(str(run.folder / "checkpoints")),
         "hydra.run.dir": quote(str(run.folder)),
@@ -102,14 +109,10 @@ def build_command(recipe: Recipe, run: Run, composed: Composed, *, resume: bool,
     if resume and composed.get("trainer.resume_mode") == "disable":
         ours["trainer.resume_mode"] = "auto"
         overrides = [override for override in overrides if override_key(override) != "trainer.resume_mode"]
-    if cluster is None:
-        if "RAY_TMPDIR" not in os.environ and not composed.get("ray_kwargs.ray_init._temp_dir"):
-            bookkeeping["RAY_TMPDIR"] = str(scratch_folder(run.id))
-    else:
+    if cluster is not None:
         for key, value in {**environment, **bookkeeping}.items():
-            ours[f"+ray_kwargs.ray_init.runtime_env.env_vars.{key}"] = (
-                quote(value) if not value.isdigit() else f"'{value}'"
-            )
+            # Always in quotes: Ray wants texts, and Hydra reads a run id such as 12e45678 as a number.
+            ours[f"+ray_kwargs.ray_init.runtime_env.env_vars.{key}"] = f"'{value}'"
     taken = {override_key(override) for override in overrides}
     argv = [sys.executable, "-m", "verl.trainer.main_ppo", *recipe.arguments]
     argv += [f"{key}={value}" for key, value in ours.items() if override_key(key) not in taken]

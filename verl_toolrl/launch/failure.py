@@ -54,15 +54,12 @@ def last_error(log: Path, *, most: int = 6) -> list[str]:
         most: Longest exception message to return, in lines.
 
     Returns:
-        A decisive message if there is one, then the exception and its message; the last lines of the log where it
-        holds no exception at all.
+        A decisive message if there is one, then the exception and its message; empty where the log holds neither.
     """
     lines = tail_of(log)
     own = [line for line in lines if not _PREFIX.match(line)]
     decisive = next((text for line in reversed(lines) for sign, text in _DECISIVE if sign.search(line)), None)
     message = _last_exception(own, most) or _last_exception([clean_line(line) for line in lines], most)
-    if not message:
-        message = [line for line in own if line][-3:]
     return ([decisive] if decisive else []) + message
 
 
@@ -82,9 +79,13 @@ def _last_exception(lines: list[str], most: int) -> list[str]:
     if best is None:
         return []
     message = [lines[best[1]][:400]]
+    if ":" not in message[0]:
+        return message
     for line in lines[best[1] + 1 : best[1] + most]:
         # A message goes on until a blank line or the next thing that is logged.
-        if not line or re.match(r"Traceback|During handling|The above exception|Set the environment|[A-Z]+:\d|\(|\[|\d{4}-", line):
+        if not line or re.match(
+            r"Traceback|During handling|The above exception|Set the environment|[A-Z]+:\d|\(|\[|\d{4}-", line
+        ):
             break
         message.append(line[:400])
     return message

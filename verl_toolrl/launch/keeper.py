@@ -63,6 +63,20 @@ def is_vital(title: str) -> bool:
     return title.startswith(VITAL) or os.path.basename(title.partition(" ")[0]) in VITAL_PROGRAMS
 
 
+def vital_processes(processes: list[Process]) -> dict[int, str]:
+    """The vital ones of a run's processes: title by id.
+
+    A process that forks, to start a program or a data loader's worker, has children that bear its title for a while;
+    they may come and go.
+    """
+    titles = {process.pid: process.title for process in processes}
+
+    def role(pid: int) -> str:
+        return titles.get(pid, "").partition(".")[0]  # Ray adds the method: ray::WorkerDict.update_actor
+
+    return {p.pid: titles[p.pid] for p in processes if is_vital(titles[p.pid]) and role(p.ppid) != role(p.pid)}
+
+
 class Keeper:
     """Starts the trainer of a run and ends the whole tree in each way a run can end.
 
@@ -169,11 +183,11 @@ class Keeper:
         if self._memory.look(alive):
             self.run.attempt.segments = sorted(self._memory.used)
             self.run.save()
-        now = {process.pid: process.title for process in alive}
+        now = {process.pid for process in alive}
         dead = [f"{title.partition(' ')[0]} (process {pid})" for pid, title in self._vital.items() if pid not in now]
         if dead and self._vital_died is None:
             self._vital_died = time.monotonic(), dead[0]
-        self._vital = {pid: title for pid, title in now.items() if is_vital(title)}
+        self._vital = vital_processes(alive)
         if self._vital_died is not None and time.monotonic() - self._vital_died[0] > self._patience_with_verl():
             self.reason = "died"
 

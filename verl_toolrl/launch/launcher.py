@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from verl_toolrl.errors import ConfigError
 from verl_toolrl.launch.command import Command, build_command, ray_cluster
-from verl_toolrl.launch.failure import last_error
+from verl_toolrl.launch.failure import last_error, tail_of
 from verl_toolrl.launch.keeper import describe_exit
 from verl_toolrl.launch.preflight import check_files, check_memory, check_ports
 from verl_toolrl.launch.processes import Process, adopt_orphans, descendants, members, process_table
@@ -261,8 +261,8 @@ def report(run: Run, plan: Plan, console: Console) -> int:
         return 0
     console.print(f"[red]{attempt.state}[/]: {_REASONS.get(attempt.reason, attempt.reason)}", highlight=False)
     if attempt.state == "failed":
-        for line in last_error(log):
-            console.print(f"  {line}", markup=False, highlight=False)
+        for line in last_error(log) or ([] if attempt.died else [line for line in tail_of(log) if line][-3:]):
+            console.out(f"  {line}", highlight=False)
     for survivor in attempt.survivors:
         console.print(f"[red]still there, could not be ended:[/] {survivor}", highlight=False)
     console.print(f"log: {log}", highlight=False)

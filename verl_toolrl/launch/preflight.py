@@ -64,11 +64,10 @@ def check_memory(composed: Composed) -> None:
         return
     leftovers = describe_runs(marked_runs())
     largest = max(process_table().values(), key=lambda process: process.resident_bytes)
-    hint = (
-        f"of run {leftovers}: `verl-toolrl stop` ends it"
-        if leftovers
-        else f"largest is {largest.title[:60]!r} (process {largest.pid}, {largest.resident_bytes / GB:.1f} GB)"
-    )
+    if leftovers:
+        hint = f"runs are still there, which `verl-toolrl stop` ends: {leftovers}"
+    else:
+        hint = f"most is used by {largest.title[:60]!r} (process {largest.pid}, {largest.resident_bytes / GB:.1f} GB)"
     raise ConfigError(
         f"this recipe needs about {needed / GB:.0f} GB of memory and {free / GB:.1f} GB are free; {hint}; "
         "--force starts it nevertheless"

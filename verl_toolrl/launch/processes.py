@@ -38,6 +38,7 @@ __all__ = [
 MARK = "VERL_TOOLRL_RUN_ID"
 """Environment variable that every process of a run inherits; its value is the run id."""
 
+_TITLE_LENGTH = 120  # Ray's raylet has a command line of 5,000 characters
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -63,7 +64,7 @@ class Process:
     def title(self) -> str:
         """Command line as `ps` shows it, without arguments where the program set a title of its own."""
         raw = _read(f"/proc/{self.pid}/cmdline")
-        words = raw.replace(b"\0", b" ").decode(errors="replace").strip()
+        words = raw.replace(b"\0", b" ").decode(errors="replace").strip()[:_TITLE_LENGTH]
         return words or f"[{_read(f'/proc/{self.pid}/comm').decode(errors='replace').strip() or 'ended'}]"
 
     @property

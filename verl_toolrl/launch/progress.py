@@ -6,6 +6,7 @@ here but the time left (seconds of the last steps times the steps that remain).
 
 from __future__ import annotations
 
+import math
 import re
 import statistics
 import time
@@ -44,7 +45,9 @@ def duration(seconds: float) -> str:
 
 def sparkline(values: list[float], width: int = 24) -> str:
     """The last `width` values as a row of bars, scaled to their own range."""
-    values = values[-width:]
+    values = [value for value in values if math.isfinite(value)][-width:]
+    if not values:
+        return ""
     low, high = min(values), max(values)
     span = (high - low) or 1.0
     return "".join(_BARS[int((value - low) / span * (len(_BARS) - 1))] for value in values)

@@ -197,9 +197,10 @@ def _searched(folder: Path | None) -> Iterator[None]:
 
 def quote(value: str) -> str:
     """Quote a text for Hydra's override grammar where it needs it."""
-    if re.fullmatch(r"[\w./:+-]+", value):
+    if re.fullmatch(r"[\w./:+-]+", value, flags=re.ASCII):
         return value
-    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    # A backslash stands for itself unless a quote follows (Hydra 1.3, override grammar, "Quoted values").
+    return "'" + re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), value) + "'"
 
 
 def _explain(err: Exception, recipe: Recipe, overrides: list[str]) -> str:

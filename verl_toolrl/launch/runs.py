@@ -161,7 +161,7 @@ def load_run(folder: Path) -> Run | None:
         content: dict[str, Any] = json.loads((folder / MARKER).read_text())
         attempts = [Attempt(**attempt) for attempt in content.pop("attempts")]
         return Run(**content | {"folder": folder, "attempts": attempts})
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, TypeError, KeyError) as err:
         raise ConfigError(f"{folder / MARKER} is not a marker that this version can read: {err}") from err

@@ -100,11 +100,11 @@ claim(run)
 command = Command(
     [sys.executable, stand_in, mode, notes],
     {"VERL_FILE_LOGGER_PATH": str(run.file("metrics.jsonl"))},
-    run_variables(run),
+    run_variables(run, own_ray="RAY_ADDRESS" not in os.environ),
 )
 plan = Plan(run=run, command=command, composed=Composed({}, None), total_steps=2, cluster=None, resume_step=None)
 console = Console(width=200)
-sys.exit(report(execute(plan, console, patience=1.0), plan, console))
+sys.exit(report(*execute(plan, console, patience=1.0), plan, console))
 """
 
 

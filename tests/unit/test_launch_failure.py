@@ -34,7 +34,8 @@ Set the environment variable HYDRA_FULL_ERROR=1 for a complete stack trace.
     [
         pytest.param(RAY, ["ValueError: train_batch_size (4) must be divisible by 3"], id="below Ray's wrapper"),
         pytest.param(
-            'Traceback (most recent call last):\n  File "a.py", line 1\nomegaconf.errors.Unsupported: no x\n    key: a\n\n',
+            'Traceback (most recent call last):\n  File "a.py", line 1\nomegaconf.errors.Unsupported: no x\n'
+            "    key: a\n\n",
             ["omegaconf.errors.Unsupported: no x", "    key: a"],
             id="message of two lines",
         ),

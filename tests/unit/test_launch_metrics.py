@@ -110,6 +110,15 @@ def test_console_lines_stand_in_for_a_metrics_file_that_cannot_be_seen(tmp_path:
     assert "reward 0.500" in progress.line(1)
 
 
+def test_a_resumed_run_recalls_the_steps_before_its_checkpoint(tmp_path: Path) -> None:
+    progress = make_progress(tmp_path)
+    write_steps(tmp_path / "earlier.jsonl", [1, 2, 3])
+    write_steps(progress.metrics_file, [3], **{"critic/score/mean": 2.0})
+    progress.recall(tmp_path / "earlier.jsonl", up_to=2)
+    assert [3] == progress.poll()[0]
+    assert [-0.5, -0.5, 2.0] == progress.series("critic/score/mean")
+
+
 def test_validation_before_the_first_step_is_not_a_step(tmp_path: Path) -> None:
     progress = make_progress(tmp_path)
     progress.metrics_file.write_text('{"step": 0, "data": {"val-core/rlla/acc/mean@1": 0.25}}\n')

@@ -136,6 +136,8 @@ def test_politeness_comes_before_force() -> None:
 
 def test_a_stopped_process_is_ended_too(marked: subprocess.Popen[str]) -> None:
     marked.send_signal(signal.SIGSTOP)
+    while (now := read_process(marked.pid)) is not None and now.state != "T":
+        time.sleep(0.01)
     assert end_processes(lambda: members(RUN_ID), patience=0.2)[1] == []
     assert marked.wait(10) == -signal.SIGKILL
 

@@ -64,5 +64,5 @@ def train(
     if resume:
         step = plan.resume_step
         console.print(f"goes on from step {step}" if step is not None else "no checkpoint was saved: begins anew")
-    run = execute(plan, console, verbose=verbose)
-    raise typer.Exit(report(run, plan, console))
+    run, progress = execute(plan, console, verbose=verbose)
+    raise typer.Exit(report(run, progress, plan, console))

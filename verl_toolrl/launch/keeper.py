@@ -225,7 +225,7 @@ def finish_run(
     else:
         attempt.state, attempt.reason = "failed", describe_exit(exit_code)
     attempt.exit_code = exit_code
-    attempt.died = died
+    attempt.died = died if attempt.state == "failed" else ""
     attempt.ended_processes = ended
     attempt.survivors = [f"{process.title} (process {process.pid})" for process in survivors]
     attempt.stopped = time.strftime("%Y-%m-%dT%H:%M:%S")

@@ -89,22 +89,27 @@ def plan_run(
     check_ports(composed)
     if not force:
         check_memory(composed)
-    folder = output or default_output(recipe_text)
+    folder = output or default_output(recipe.label)
     run = (resumed_run if resume else new_run)(folder, recipe.label, overrides)
+    total = composed.get("trainer.total_training_steps")
+    saved = last_checkpoint(checkpoint_folder(run, composed)) if resume else None
+    if saved is not None and isinstance(total, int) and saved >= total:
+        raise ConfigError(
+            f"{folder} has reached its last step ({saved}): trainer.total_training_steps=N goes on to a later one"
+        )
     cluster = ray_cluster(composed, os.environ)
     command = build_command(recipe, run, composed, resume=resume, cluster=cluster)
     run.attempt.command = command.shell_line()
     if not dry_run:
         claim(run)
         run.file("config.yaml").write_text(composed.to_yaml(command.environment))
-    total = composed.get("trainer.total_training_steps")
     return Plan(
         run=run,
         command=command,
         composed=composed,
         total_steps=total if isinstance(total, int) else None,
         cluster=cluster,
-        resume_step=last_checkpoint(checkpoint_folder(run, composed)) if resume else None,
+        resume_step=saved,
     )
 
 
@@ -146,7 +151,7 @@ def follows_parent() -> bool:
     return False
 
 
-def execute(plan: Plan, console: Console, *, verbose: bool = False, patience: float = 4.0) -> Run:
+def execute(plan: Plan, console: Console, *, verbose: bool = False, patience: float = 4.0) -> tuple[Run, Progress]:
     """Run a plan to its end, drawing its progress.
 
     Args:
@@ -156,7 +161,7 @@ def execute(plan: Plan, console: Console, *, verbose: bool = False, patience: fl
         patience: Seconds that the trainer gets to end by itself when the run is interrupted.
 
     Returns:
-        The run with its outcome.
+        (the run with its outcome, what was seen of it).
     """
     run = plan.run
     with _Signals() as signals:
@@ -171,6 +176,8 @@ def execute(plan: Plan, console: Console, *, verbose: bool = False, patience: fl
             title=f"{run.recipe}  {run.folder}",
             total_steps=plan.total_steps,
         )
+        for earlier in range(1, run.attempt.number):
+            progress.recall(run.file("metrics.jsonl", earlier), up_to=plan.resume_step or -1)
         told = 0
         with _display(progress, console, live=console.is_terminal and not verbose) as show:
             while keeper.poll() is None:
@@ -189,7 +196,7 @@ def execute(plan: Plan, console: Console, *, verbose: bool = False, patience: fl
         run = load_run(run.folder) or run
         if run.attempt.state in ("starting", "running"):
             _stand_in(run, keeper.returncode, own_children)
-    return run
+    return run, progress
 
 
 def _start_keeper(plan: Plan, patience: float) -> subprocess.Popen[bytes]:
@@ -246,32 +253,32 @@ def _display(progress: Progress, console: Console, *, live: bool) -> Iterator[Ca
         yield draw
 
 
-def report(run: Run, plan: Plan, console: Console) -> int:
+def report(run: Run, progress: Progress, plan: Plan, console: Console) -> int:
     """Say how the run ended and how to go on; returns the exit code for the shell."""
     attempt = run.attempt
     log = run.file("train.log")
     checkpoints = checkpoint_folder(run, plan.composed)
     saved = last_checkpoint(checkpoints)
     if attempt.state == "finished":
-        console.print(f"[green]finished[/]  {run.folder}", highlight=False)
+        console.print(f"[green]finished[/]: {progress.summary()}", highlight=False)
+        console.out(f"run folder: {run.folder}", highlight=False)
         if saved is not None:
-            console.print(f"checkpoint of step {saved}: {checkpoints / f'global_step_{saved}'}", highlight=False)
+            console.out(f"checkpoint of step {saved}: {checkpoints / f'global_step_{saved}'}", highlight=False)
         if attempt.ended_processes:
-            console.print(f"ended {len(attempt.ended_processes)} processes that the trainer had left", highlight=False)
+            console.out(f"processes left by the trainer and ended: {len(attempt.ended_processes)}", highlight=False)
         return 0
-    console.print(f"[red]{attempt.state}[/]: {_REASONS.get(attempt.reason, attempt.reason)}", highlight=False)
+    at = f" at step {progress.steps[-1]}" if progress.steps else " before the first step was done"
+    console.print(f"[red]{attempt.state}[/]{at}: {_REASONS.get(attempt.reason, attempt.reason)}", highlight=False)
     if attempt.state == "failed":
         for line in last_error(log) or ([] if attempt.died else [line for line in tail_of(log) if line][-3:]):
             console.out(f"  {line}", highlight=False)
     for survivor in attempt.survivors:
-        console.print(f"[red]still there, could not be ended:[/] {survivor}", highlight=False)
-    console.print(f"log: {log}", highlight=False)
+        console.print(f"[red]still there, could not be ended[/]: {survivor}", highlight=False)
+    console.out(f"log: {log}", highlight=False)
     where = (
-        f"from the checkpoint of step {saved}"
-        if saved is not None
-        else "from the beginning, as no checkpoint was saved"
+        f"from the checkpoint of step {saved}" if saved is not None else "from the beginning: no checkpoint was saved"
     )
-    console.print(f"resume ({where}):\n  {resume_line(run)}", highlight=False, soft_wrap=True)
+    console.out(f"to resume ({where}):\n  {resume_line(run)}", highlight=False)
     if attempt.state == "failed":
         return EXIT_FAILED
     return 128 + getattr(signal, attempt.reason, signal.SIGTERM)

@@ -71,6 +71,13 @@ class Progress:
         self._metrics, self._log = Tail(self.metrics_file), Tail(self.log)
         self.last_line = ""
 
+    def recall(self, metrics_file: Path, *, up_to: int) -> None:
+        """Read the steps of an earlier attempt, up to the checkpoint that this one goes on from."""
+        for line in Tail(metrics_file).lines():
+            record = parse_metrics_line(line)
+            if record is not None and record[0] <= up_to:
+                self._add(record)
+
     def poll(self) -> tuple[list[int], list[str]]:
         """Read what is new.
 
@@ -115,7 +122,8 @@ class Progress:
     def components(self) -> list[str]:
         """Names of the reward's components, as verl-toolrl's trainers log them (`reward/<name>/mean`)."""
         newest = self.records[self.steps[-1]] if self.steps else {}
-        return [key.split("/")[1] for key in newest if re.fullmatch(r"reward/[^/]+/mean", key)]
+        names = [key.split("/")[1] for key in newest if re.fullmatch(r"reward/[^/]+/mean", key)]
+        return [name for name in names if name != "score"]  # their sum, shown as the reward
 
     @property
     def seconds_a_step(self) -> float | None:
@@ -162,21 +170,38 @@ class Progress:
             parts.append(f"{duration(self.seconds_left)} left")
         return "  ".join(parts)
 
+    def summary(self) -> str:
+        """The run in one line: `16 steps in 5 min 20 s, reward -1.200 -> 0.800`."""
+        text = f"{len(self.steps)} steps in {duration(time.monotonic() - self.begun)}"
+        rewards = self.series("critic/score/mean")
+        return f"{text}, reward {rewards[0]:.3f} -> {rewards[-1]:.3f}" if rewards else text
+
     def panel(self) -> RenderableType:
-        """The whole run as a panel for a terminal."""
-        from rich.console import Group
+        """The run as a panel for a terminal."""
         from rich.panel import Panel
         from rich.progress_bar import ProgressBar
         from rich.table import Table
         from rich.text import Text
 
+        rows = Table.grid()
         elapsed = duration(time.monotonic() - self.begun)
-        if not self.steps:
-            body: RenderableType = Text(f"{self.phase} ... ({elapsed})")
-            return Panel(Group(body, Text(self.last_line, style="dim", no_wrap=True)), title=self.title)
-        newest = self.steps[-1]
+        if self.steps:
+            newest = self.steps[-1]
+            rows.add_row(ProgressBar(total=self.total_steps or newest, completed=newest, width=60))
+            rows.add_row(self._facts(elapsed))
+            rows.add_row(self._course())
+        else:
+            rows.add_row(f"{self.phase} ... ({elapsed})")
+        if self.validation is not None:
+            step, core = self.validation
+            scores = ", ".join(f"{key.removeprefix('val-core/')} {value:.3f}" for key, value in core.items())
+            rows.add_row(f"validation at step {step}: {scores}")
+        rows.add_row(Text(self.last_line, style="dim", no_wrap=True, overflow="ellipsis"))
+        return Panel(rows, title=self.title)
+
+    def _facts(self, elapsed: str) -> str:
         throughput = self.series("perf/throughput")
-        facts = [f"step {newest}" + (f" of {self.total_steps}" if self.total_steps else "")]
+        facts = [f"step {self.steps[-1]}" + (f" of {self.total_steps}" if self.total_steps else "")]
         if self.seconds_a_step is not None:
             facts.append(f"{self.seconds_a_step:.1f} s a step")
         if throughput:
@@ -184,22 +209,20 @@ class Progress:
         facts.append(f"{elapsed} so far")
         if self.seconds_left is not None:
             facts.append(f"{duration(self.seconds_left)} left")
-        table = Table(box=None, pad_edge=False, show_header=True, header_style="dim")
+        return "  ".join(facts)
+
+    def _course(self) -> RenderableType:
+        """Reward and components: newest, first and best value, and a small curve."""
+        from rich.table import Table
+
+        table = Table(box=None, pad_edge=False, header_style="dim")
         for heading in ("", "now", "first", "best", "course"):
             table.add_column(heading, justify="left" if heading in ("", "course") else "right")
-        rows = [("reward", "critic/score/mean"), *((name, f"reward/{name}/mean") for name in self.components)]
-        for name, key in rows:
+        for name, key in [
+            ("reward", "critic/score/mean"),
+            *((name, f"reward/{name}/mean") for name in self.components),
+        ]:
             values = self.series(key)
             if values:
                 table.add_row(name, *(f"{v:.3f}" for v in (values[-1], values[0], max(values))), sparkline(values))
-        parts: list[RenderableType] = [
-            ProgressBar(total=self.total_steps or newest, completed=newest, width=60),
-            Text("  ".join(facts)),
-            table,
-        ]
-        if self.validation is not None:
-            step, core = self.validation
-            scores = ", ".join(f"{key.removeprefix('val-core/')} {value:.3f}" for key, value in core.items())
-            parts.append(Text(f"validation at step {step}: {scores}"))
-        parts.append(Text(self.last_line, style="dim", no_wrap=True))
-        return Panel(Group(*parts), title=self.title)
+        return table

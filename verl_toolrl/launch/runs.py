@@ -71,7 +71,7 @@ class Attempt:
     """Exit code of the trainer; negative when a signal ended it."""
 
     died: str = ""
-    """The first vital process that was found dead, if any: the cause of a failure, or part of an orderly end."""
+    """The first vital process that was found dead in a run that failed; its cause or the first thing that followed."""
 
     segments: list[str] = field(default_factory=list)
     """Segments of shared memory that processes of the run were seen to use."""

@@ -29,6 +29,7 @@ LAYERS = (
     "rollout",
     "data",
     "evaluation",
+    "launch",
     "integrations",
     "plugin",
     "cli",

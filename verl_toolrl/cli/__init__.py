@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from verl_toolrl import __version__
-from verl_toolrl.cli import doctor, stop, train
+from verl_toolrl.cli import data, doctor, reward, score, stop, train
 from verl_toolrl.errors import ToolRLError
 
 __all__ = ["app", "main"]
@@ -45,6 +45,9 @@ def _root(
 app.command("doctor")(doctor.doctor)
 app.command("train")(train.train)
 app.command("stop")(stop.stop)
+app.command("score")(score.score)
+app.add_typer(data.app, name="data")
+app.add_typer(reward.app, name="reward")
 
 
 def main() -> None:

@@ -34,9 +34,11 @@ def train(folder: Path, *overrides: str) -> list[dict[str, Any]]:
 def processes_of(folder: Path) -> list[str]:
     """Command lines of the processes that carry the run's mark in their environment."""
     from verl_toolrl.launch.processes import members
-    from verl_toolrl.launch.runs import read_run
+    from verl_toolrl.launch.runs import load_run
 
-    return [process.title for process in members(read_run(folder).id)]
+    run = load_run(folder)
+    assert run is not None
+    return [process.title for process in members(run.id)]
 
 
 def data_overrides(task: dict[str, Path]) -> list[str]:

@@ -6,9 +6,10 @@ turns up in the final answer, or in the arguments of a later call that contribut
 become useful by feeding another unused call, and a call that repeats what is known brings nothing.
 
 Things are tokens: words, numbers ("1,234.50" is 1234.5), identifiers. Evidence is weighed, so that a stray "10" or
-"with" proves nothing: a token with a digit weighs 3 from three characters on, 2 with two, 1 with one; a word of four
-letters or more weighs 1, function words and shorter words 0. A call needs 3, or all the weight its answer can have when
-that is less (an answer "5", "sunny").
+"with" proves nothing: a token with a digit weighs 3 from three characters on, 2 with two, 1 with one; a name (a capital
+inside a sentence, or at the start of a JSON value) weighs 3; another word of four letters or more weighs 1, function
+words and shorter words 0. A call needs 3, or all the weight its answer can have when that is less ("5", "sunny"). An
+answer of one or two weightless tokens ("yes") needs any of them.
 
 What the rule does not see: an answer that is used only by being understood (a confirmed booking, a comparison that the
 model puts in its own words), and arithmetic on numbers. An answer that is quoted without need counts as used.
@@ -20,7 +21,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -30,6 +31,8 @@ from verl_toolrl.trajectory import Step, ToolCall, ToolResult, Trajectory
 __all__ = ["Attempt", "CallUse", "attempts", "call_key", "final_answer", "is_finish", "tokens", "used_calls"]
 
 _TOKEN = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\w+(?:[-.:/@]\w+)*")
+_NAME = re.compile(r"(?<=[a-z0-9,;] )[A-Z]\w{2,}")
+_NAME_IN_VALUES = re.compile(r"(?:(?<=[a-z0-9,;] )|(?<=\n))[A-Z]\w{2,}")
 _DECIMAL = re.compile(r"\d+\.\d+")
 _FUNCTION_WORDS = frozenset(
     """
@@ -65,9 +68,9 @@ def _weight(token: str) -> int:
     return 1 if len(token) >= 4 and token not in _FUNCTION_WORDS else 0
 
 
-def _value_tokens(value: Any) -> set[str]:
-    """Tokens of the leaves of a JSON-like value; keys are the tool's vocabulary, not its answer."""
-    leaves: list[str] = []
+def _values(value: Any) -> str:
+    """The leaves of a JSON-like value, a line each; keys are the tool's vocabulary, not its answer."""
+    leaves: list[str] = [""]
     stack = [value]
     while stack:
         item = stack.pop()
@@ -77,16 +80,28 @@ def _value_tokens(value: Any) -> set[str]:
             stack.extend(item)
         elif item is not None and not isinstance(item, bool):
             leaves.append(str(item))
-    return tokens("\n".join(leaves))
+    return "\n".join(leaves)
 
 
-def _answer_tokens(content: str) -> set[str]:
+class _Evidence(NamedTuple):
+    """What an answer holds."""
+
+    tokens: set[str]
+    names: set[str]
+    """Tokens that stand as a name; they may be among the tokens or, where one is written with a hyphen, not."""
+
+
+_NOTHING = _Evidence(set(), set())
+
+
+def _evidence(content: str) -> _Evidence:
+    text, name = content, _NAME
     if content[:1] in ("{", "["):
         try:
-            return _value_tokens(json.loads(content))
+            text, name = _values(json.loads(content)), _NAME_IN_VALUES
         except (ValueError, RecursionError):
             pass
-    return tokens(content)
+    return _Evidence(tokens(text), {found.lower() for found in name.findall(text)} - _FUNCTION_WORDS)
 
 
 def call_key(call: ToolCall) -> str:
@@ -175,25 +190,23 @@ def used_calls(
     traces: list[_Trace] = []
     for index, step in enumerate(trajectory.steps):
         known |= tokens(step.text)
-        arguments = [_value_tokens(attempt.call.arguments) for attempt in tried[index]]
+        arguments = [tokens(_values(attempt.call.arguments)) for attempt in tried[index]]
         known.update(*arguments)
-        answered: list[set[str]] = []
         for (call, result), own, good in zip(tried[index], arguments, success[index]):
             key = call_key(call)
-            whole = _answer_tokens(result.content) if good and result is not None else set()
-            answered.append(whole)
-            # What it needs depends on this call and the prompt alone, so that no other call can lower the bar.
-            traces.append(
-                _Trace(CallUse(index, good, key in seen, False), whole - known, _bar(whole - prompt - own), own)
-            )
+            found = _evidence(result.content) if good and result is not None else _NOTHING
+            # The bar depends on this call and the prompt alone, so that no other call can lower it.
+            bar = _bar(found._replace(tokens=found.tokens - prompt - own))
+            use = CallUse(index, good, key in seen, False)
+            traces.append(_Trace(use, found._replace(tokens=found.tokens - known), bar, own))
             seen.add(key)
-        known.update(*answered)
+            known |= found.tokens
     return _trace_back(traces, tokens(answer))
 
 
 class _Trace(NamedTuple):
     use: CallUse
-    brought: set[str]
+    brought: _Evidence
     """What the answer held that the model had not seen."""
     needed: int
     """Weight that proves use; see `_bar`."""
@@ -209,30 +222,28 @@ def _trace_back(traces: Sequence[_Trace], wanted: set[str]) -> list[CallUse]:
         use, brought, needed, arguments = traces[index]
         if use.step != step:  # calls of one step cannot feed each other
             wanted, pending, step = wanted | pending, set(), use.step
-        if not use.repeated and needed and _reaches(brought & wanted, needed):
+        if not use.repeated and needed and _reaches(brought._replace(tokens=brought.tokens & wanted), needed):
             uses[index] = replace(use, used=True)
             pending |= arguments
     return uses
 
 
-def _bar(evidence: Iterable[str]) -> int:
-    """Weight that proves use: 3, or all there is if less; -1 for answers of light tokens only ("yes"): any one."""
+def _bar(evidence: _Evidence) -> int:
+    """Weight that proves use: 3, or all there is if less; -1 where any token does; 0 where nothing can."""
     total = 0
-    light = False
-    for token in evidence:
-        light = True
-        total += _weight(token)
+    for token in evidence.tokens:
+        total += _NEEDED if token in evidence.names else _weight(token)
         if total >= _NEEDED:
             return _NEEDED
-    return total or (-1 if light else 0)
+    return total or (-1 if 0 < len(evidence.tokens) <= 2 else 0)
 
 
-def _reaches(evidence: set[str], needed: int) -> bool:
+def _reaches(evidence: _Evidence, needed: int) -> bool:
     if needed < 0:
-        return bool(evidence)
+        return bool(evidence.tokens)
     total = 0
-    for token in evidence:
-        total += _weight(token)
+    for token in evidence.tokens:
+        total += _NEEDED if token in evidence.names else _weight(token)
         if total >= needed:
             return True
     return False

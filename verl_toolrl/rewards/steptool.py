@@ -162,7 +162,7 @@ class StepToolReward:
         unparsed = [len(step.unparsed) for step in steps]
         if self.mode == "released" or (self.mode == "paper" and self.contribution == "subsequence"):
             contents = [attempt.result.content if attempt.result else "" for made in tried for attempt in made]
-            used = contributing(contents, answer, threshold=self.threshold)
+            used = contributing(contents, answer, threshold=self.threshold, any_form=self.mode == "paper")
         else:
             used = [use.used for use in used_calls(trajectory, tried, success, answer)]
         final = self.solved_weight * solved

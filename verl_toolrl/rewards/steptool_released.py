@@ -141,7 +141,9 @@ def released_contribution(
     return Contribution(text, length, ratio, 0 if ratio < threshold else 1)
 
 
-def contributing(contents: Sequence[str], finish_content: str, *, threshold: float = 0.3) -> list[bool]:
+def contributing(
+    contents: Sequence[str], finish_content: str, *, threshold: float = 0.3, any_form: bool = False
+) -> list[bool]:
     """`released_contribution(...).value == 1` for every tool message of a trajectory.
 
     The columns of the final answer are laid out once, and each comparison ends as soon as its threshold is reached or
@@ -150,7 +152,7 @@ def contributing(contents: Sequence[str], finish_content: str, *, threshold: flo
     columns = _Columns(finish_content)
     found = []
     for content in contents:
-        text = _response_text(content, strict=False)
+        text = _response_text(content, strict=False, any_form=any_form)
         # The least length whose ratio is not below the threshold, found with the released comparison itself.
         enough = max(math.floor(threshold * len(text)), 0)
         while text and enough / len(text) < threshold:
@@ -159,15 +161,15 @@ def contributing(contents: Sequence[str], finish_content: str, *, threshold: flo
     return found
 
 
-def _response_text(content: str, strict: bool) -> str:
+def _response_text(content: str, strict: bool, any_form: bool = False) -> str:
     try:
         return str(json.loads(content)["response"])
     except (json.JSONDecodeError, RecursionError):
-        return content[26:]
+        return content if any_form else content[26:]
     except (KeyError, TypeError, IndexError):
         if strict:
             raise
-        return ""
+        return content if any_form else ""
 
 
 def subsequence_length(first: str, second: str) -> int:

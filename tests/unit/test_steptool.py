@@ -62,9 +62,7 @@ def test_modes_reward_each_step(reward: StepToolReward, expect: tuple[float, ...
 
 def test_released_reads_the_first_call_only() -> None:
     good, bad = '{"error": "", "response": "Paris is sunny"}', '{"error": "x", "response": ""}'
-    both = Step(
-        "", (ToolCall("a"), ToolCall("b")), (ToolResult(Outcome.OK, good), ToolResult(Outcome.TOOL_ERROR, bad))
-    )
+    both = Step("", (ToolCall("a"), ToolCall("b")), (ToolResult(Outcome.OK, good), ToolResult(Outcome.TOOL_ERROR, bad)))
     final = Step("", (ToolCall("Finish", {"return_type": "give_answer", "final_answer": "Paris is sunny"}),))
     trajectory = Trajectory((both, final), extra={"ground_truth": "paris is sunny"})
     assert (1.0, 1.0) == StepToolReward(mode="released")(trajectory).step_rewards  # (1 + 1) / 2, IS
@@ -165,7 +163,9 @@ calls = st.builds(
     st.sampled_from([Outcome.OK, Outcome.OK, Outcome.OK, Outcome.TOOL_ERROR, Outcome.MODEL_ERROR]),
 )
 tool_steps = st.builds(
-    lambda pairs, unparsed: Step("", tuple(c for c, _ in pairs), tuple(r for _, r in pairs), unparsed=("?",) * unparsed),
+    lambda pairs, unparsed: Step(
+        "", tuple(c for c, _ in pairs), tuple(r for _, r in pairs), unparsed=("?",) * unparsed
+    ),
     st.lists(calls, max_size=3),
     st.integers(0, 1),
 )
@@ -227,9 +227,7 @@ def test_intermediate_rewards_are_bounded(reward: StepToolReward, trajectory: Tr
 
 @settings(derandomize=True, deadline=None, max_examples=150)
 @given(ROBUST, st.lists(trajectories, min_size=2, max_size=6))
-def test_every_solved_trajectory_beats_every_unsolved_one(
-    reward: StepToolReward, found: list[Trajectory]
-) -> None:
+def test_every_solved_trajectory_beats_every_unsolved_one(reward: StepToolReward, found: list[Trajectory]) -> None:
     scored = [reward(trajectory) for trajectory in found]
     solved = [rewards.score for rewards in scored if rewards.metrics["is_solved"] == 1.0]
     unsolved = [rewards.score for rewards in scored if rewards.metrics["is_solved"] < 1.0]
@@ -255,9 +253,7 @@ ODD_TEXT = st.one_of(st.text(max_size=30), st.sampled_from(["\ud800", "{", "[" *
     ODD_TEXT,
     st.sampled_from(["released", "paper", "robust"]),
 )
-def test_odd_text_of_a_model_is_a_value(
-    made: list[tuple[str, str, dict[str, Any]]], answer: str, mode: Any
-) -> None:
+def test_odd_text_of_a_model_is_a_value(made: list[tuple[str, str, dict[str, Any]]], answer: str, mode: Any) -> None:
     steps = [step(name, content) for name, content, _ in made]
     steps = [replace(s, calls=(replace(s.calls[0], arguments=a),)) for s, (_, _, a) in zip(steps, made)]
     found = StepToolReward(mode=mode)(run(*steps, answer=answer))

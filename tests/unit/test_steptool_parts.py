@@ -132,7 +132,9 @@ def test_wrong_tools_are_an_author_mistake(tools: list[Any]) -> None:
         (run("Q?", step("w", "error 5531", Outcome.TOOL_ERROR), answer="5531"), [0]),
         # Used by a later call that is itself used.
         (
-            run("Mail Ann?", step("find", "id u-8812", who="Ann"), step("mail", "sent 77x1", to="u-8812"), answer="77x1"),
+            run(
+                "Mail Ann?", step("find", "id u-8812", who="Ann"), step("mail", "sent 77x1", to="u-8812"), answer="77x1"
+            ),
             [1, 1],
         ),
         # Feeding a call that nobody uses is no use.

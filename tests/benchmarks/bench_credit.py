@@ -1,8 +1,9 @@
 """Credit against verl's own `gae`, and rule rewards, in one run: `python tests/benchmarks/bench_credit.py`.
 
-1,024 trajectories of up to 20 steps in 8,192 tokens. Each line is the best of several rounds that alternate with verl's
-`compute_gae_advantage_return` on the same tensors, so that both meet the same machine. "placement +" includes building
-`Steps` (which checks the spans) and `place_step_rewards`, which verl's side does not do. The target is a ratio of at most 1.
+1,024 trajectories of up to 20 steps in 8,192 tokens. Each line is the best of several rounds that alternate with
+verl's `compute_gae_advantage_return` on the same tensors, so that both meet the same machine. "placement +" includes
+building `Steps` (which checks the spans) and `place_step_rewards`, which verl's side does not do. The target is a ratio
+of at most 1.
 """
 
 from __future__ import annotations

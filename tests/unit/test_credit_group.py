@@ -41,7 +41,9 @@ def layout(counts: list[int], max_steps: int | None = None, tokens: int = 2) -> 
 
 
 def table(rows: Rows, width: int) -> torch.Tensor:
-    return torch.tensor([[*row, *[0.0] * (width - len(row))] for row in rows], dtype=torch.float64).view(len(rows), width)
+    return torch.tensor([[*row, *[0.0] * (width - len(row))] for row in rows], dtype=torch.float64).view(
+        len(rows), width
+    )
 
 
 def by_step(found: torch.Tensor, counts: list[int]) -> Rows:

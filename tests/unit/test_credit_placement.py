@@ -259,7 +259,7 @@ def test_an_unknown_scheme_is_named() -> None:
 
 
 def test_the_final_reward_of_a_session_counts_once() -> None:
-    """One session of three steps handed over as two outputs: the rewards are dealt, T of `released` is the session's."""
+    """One session of three steps in two outputs: the rewards are dealt, T of `released` is the session's."""
     dealt = split_session_rewards([0.5, 0.25, 1.0], [2, 1])
     assert [[0.5, 0.25], [1.0]] == dealt
     rewards, spans = pad_steps(dealt, [[(0, 2), (3, 4)], [(0, 2)]])

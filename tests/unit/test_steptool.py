@@ -46,12 +46,13 @@ MIXED = run(
         # alpha SC + Con: (1 + 1), (0 + 0), (1 + 0).
         (StepToolReward(mode="paper"), (2.0, 0.0, 1.0, 1.0)),
         (StepToolReward(mode="paper", alpha=0.5, solved_weight=2), (1.5, 0.0, 0.5, 2.0)),
-        # Subsequence of characters: "code 7731" against "7731" is 4/9 >= 0.3; the others share no third.
+        (StepToolReward(mode="paper", contribution_weight=0.2), (1.2, 0.0, 1.0, 1.0)),
+        # Characters in common: "code 7731" against "7731" is 4/9 >= 0.3; the others share no third.
         (StepToolReward(mode="paper", contribution="subsequence"), (2.0, 0.0, 1.0, 1.0)),
         # Released rules want {"error": "", "response": ...}: other text is a failed call, and 26 characters are dropped.
         (StepToolReward(mode="released"), (0.0, 0.0, 0.0, 1.0)),
     ],
-    ids=["robust", "bound", "paper", "alpha", "subsequence", "released"],
+    ids=["robust", "bound", "paper", "alpha", "contribution", "subsequence", "released"],
 )
 def test_modes_reward_each_step(reward: StepToolReward, expect: tuple[float, ...]) -> None:
     found = reward(MIXED)
@@ -137,6 +138,7 @@ def test_a_configured_reward_pickles() -> None:
         ({"alpha": -1}, ConfigError, "alpha is -1"),
         ({"alpha": math.inf}, ConfigError, "alpha is inf"),
         ({"solved_at": 0}, ConfigError, "solved_at is 0"),
+        ({"alpha": 0, "contribution_weight": 0}, ConfigError, "both 0"),
     ],
 )
 def test_a_wrong_option_is_named(options: dict[str, Any], error: type[Exception], match: str) -> None:

@@ -60,38 +60,63 @@ def annotate(
         typer.Option(help="JSON file with the tools' schemas (OpenAI form); calls that break them did not succeed."),
     ] = None,
     offline: Annotated[
-        Path | None, typer.Option(help="Write StepTool's offline training file too (TSV: prompt, response, reward).")
+        Path | None,
+        typer.Option(
+            rich_help_panel="Offline training file",
+            help="Write StepTool's offline training file too (TSV: prompt, response, reward).",
+        ),
     ] = None,
     template: Annotated[
-        str, typer.Option(help="Text form of the offline file: chatml, qwen2, llama3.1, toolllama.")
+        str,
+        typer.Option(
+            rich_help_panel="Offline training file",
+            help="Text form of the offline file: chatml, qwen2, llama3.1, toolllama.",
+        ),
     ] = "chatml",
     actions: Annotated[
-        str, typer.Option(help="Responses in the offline file: text (as sampled) or react (Action / Action Input).")
+        str,
+        typer.Option(
+            rich_help_panel="Offline training file",
+            help="Responses in the offline file: text (as sampled) or react (Action / Action Input).",
+        ),
     ] = "text",
     judge_url: Annotated[
-        str | None, typer.Option(help="OpenAI-compatible endpoint, e.g. http://localhost:8000/v1.")
+        str | None,
+        typer.Option(rich_help_panel="Judge", help="OpenAI-compatible endpoint, e.g. http://localhost:8000/v1."),
     ] = None,
-    judge_model: Annotated[str | None, typer.Option(help="Model name at that endpoint.")] = None,
+    judge_model: Annotated[
+        str | None, typer.Option(rich_help_panel="Judge", help="Model name at that endpoint.")
+    ] = None,
     judge_key_env: Annotated[
-        str, typer.Option(help="Environment variable with the API key; unset sends none.")
+        str, typer.Option(rich_help_panel="Judge", help="Environment variable with the API key; unset sends none.")
     ] = "OPENAI_API_KEY",
-    judgements: Annotated[int, typer.Option(min=1, help="Judgements a trajectory.")] = 3,
-    concurrency: Annotated[int, typer.Option(min=1, help="Requests in the air at once.")] = 8,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds a request may take.")] = 60.0,
-    attempts: Annotated[int, typer.Option(min=1, help="Tries a judgement.")] = 4,
-    max_requests: Annotated[int | None, typer.Option(min=0, help="Most requests of this run.")] = None,
-    max_judge_tokens: Annotated[int | None, typer.Option(min=0, help="Most tokens of this run.")] = None,
+    judgements: Annotated[int, typer.Option(rich_help_panel="Judge", min=1, help="Judgements a trajectory.")] = 3,
+    concurrency: Annotated[int, typer.Option(rich_help_panel="Judge", min=1, help="Requests in the air at once.")] = 8,
+    timeout: Annotated[
+        float, typer.Option(rich_help_panel="Judge", min=0.1, help="Seconds a request may take.")
+    ] = 60.0,
+    attempts: Annotated[int, typer.Option(rich_help_panel="Judge", min=1, help="Tries a judgement.")] = 4,
+    max_requests: Annotated[
+        int | None, typer.Option(rich_help_panel="Judge", min=0, help="Most requests of this run.")
+    ] = None,
+    max_judge_tokens: Annotated[
+        int | None, typer.Option(rich_help_panel="Judge", min=0, help="Most tokens of this run.")
+    ] = None,
     cache: Annotated[
-        Path | None, typer.Option(help="Judgements so far; a run goes on from it. Default: <output>.judgements.jsonl.")
+        Path | None,
+        typer.Option(
+            rich_help_panel="Judge",
+            help="Judgements so far; a run goes on from it. Default: <output>.judgements.jsonl.",
+        ),
     ] = None,
 ) -> None:
-    """Give every step of recorded trajectories a reward.
+    """Give every step of recorded trajectories a reward, by rules or by a judge.
 
-    Rewards are written into `extra.step_rewards` of an annotated copy, which is a trajectory file again. Trajectories
-    that a failure of infrastructure decided are marked invalid and left out of the offline file.
+    The annotated copy holds them in extra.step_rewards and is a trajectory file again.
 
-    Exit codes: 0 all annotated; 1 an input is wrong; 3 the judge could not label every trajectory (those are not in the
-    output; run the same command again to go on).
+    Trajectories that a failure of infrastructure decided are marked invalid and left out of the offline file.
+
+    Exit codes: 0 all annotated; 1 an input is wrong; 3 some were not judged (run the same command to go on).
 
     Examples:
 
@@ -285,7 +310,7 @@ def _report(
     from rich.table import Table
 
     scored = [rewards for trajectory, rewards in done if rewards.valid and trajectory.steps]
-    table = Table(title=f"{len(scored)} of {len(read)} trajectories have step rewards", title_justify="left")
+    table = Table()
     table.add_column("mean a trajectory")
     table.add_column("value", justify="right")
 
@@ -300,6 +325,7 @@ def _report(
         if scored and metric in scored[0].metrics:
             mean(metric, lambda rewards, metric=metric: rewards.metrics[metric])  # type: ignore[misc]
     console = Console()
+    console.print(f"{len(scored)} of {len(read)} trajectories have step rewards", soft_wrap=True)
     console.print(table)
     lost = sum(not rewards.valid for _, rewards in done)
     if lost:

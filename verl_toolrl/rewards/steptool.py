@@ -3,10 +3,9 @@
 Three named parts, each with a weight: SuccCalling (did the call work), Contribution (was its answer used), IsSolved (is
 the task done). A trajectory has steps 0 .. T-1, the last one answers. The modes:
 
-    released   r_t = (SC + Con) / 2 by the authors' rules, r_{T-1} = IS. Their rules score the first call of a step
-               alone. IsSolved by rule was never released: a verifier gives it. Train with the weights T-1-i of
-               `verl_toolrl.credit.place_step_rewards(scheme="released")` to get what they trained (IS then has weight
-               0)
+    released   r_t = (SC + Con) / 2 by the authors' rules, r_{T-1} = IS. The rules read the first call of a step and
+               expect ToolBench's answers, {"error": ..., "response": ...}. IsSolved by rule was never released: a
+               verifier gives it. What they trained adds the weights T-1-i of credit's scheme `released`, which drop IS
     paper      r_t = alpha * SC + Con for t < T-1, r_{T-1} = IS; SC and Con are means over the calls of the step
     robust     r_t = bound * (share of the trajectory's calls that are useful and lie in step t), r_{T-1} = IS, where a
                call is useful if it succeeded, repeats no earlier call, and its answer was used
@@ -107,7 +106,9 @@ class StepToolReward:
     verifier: str | Mapping[str, Any] | Verifier = "exact"
     """IsSolved: a name, `{"name": ..., **options}`, or a callable `(trajectory, answer) -> [0, 1]`."""
     alpha: float = 1.0
-    """Weight of SuccCalling against Contribution's 1; the paper names alpha and no value. Not used by `released`."""
+    """Weight of SuccCalling; the paper names it and gives no value. Not used by `released`."""
+    contribution_weight: float = 1.0
+    """Weight of Contribution. Not used by `released`."""
     solved_weight: float = 1.0
     """Weight of IsSolved. Not used by `released`."""
     contribution: Literal["used", "subsequence"] = "used"
@@ -130,10 +131,12 @@ class StepToolReward:
             raise UnknownNameError("mode of steptool", self.mode, MODES)
         if self.contribution not in ("used", "subsequence"):
             raise UnknownNameError("contribution rule", self.contribution, ("used", "subsequence"))
-        for name in ("alpha", "solved_weight", "threshold", "bound", "partial"):
+        for name in ("alpha", "contribution_weight", "solved_weight", "threshold", "bound", "partial"):
             value = getattr(self, name)
             if not math.isfinite(value) or value < 0:
                 raise ConfigError(f"steptool: {name} is {value}, wanted a finite number of at least 0")
+        if self.mode == "robust" and not self.alpha + self.contribution_weight > 0:
+            raise ConfigError("steptool: alpha and contribution_weight are both 0, so nothing shares the bound")
         if not 0 < self.solved_at <= 1:
             raise ConfigError(f"steptool: solved_at is {self.solved_at}, wanted a value in (0, 1]")
         if self.mode == "robust" and not self.bound + self.partial * self.solved_weight < self.solved_weight:
@@ -170,7 +173,7 @@ class StepToolReward:
             shares = self._robust(tried, used, sum(unparsed))
             final = self.solved_weight * (1.0 if solved >= self.solved_at else self.partial * solved)
         elif self.mode == "paper":
-            shares = _means(tried, success, used, unparsed, (self.alpha, 1.0))
+            shares = _means(tried, success, used, unparsed, (self.alpha, self.contribution_weight))
         else:
             shares, final = _means(tried, success, used, [0] * len(steps), (0.5, 0.5)), solved
         keys = [call_key(attempt.call) for made in tried for attempt in made]
@@ -211,7 +214,7 @@ class StepToolReward:
     ) -> list[tuple[float, float]]:
         """Shares of SuccCalling and Contribution a step; a call that could not be read counts as a call."""
         each = self.bound / max(len(used) + unparsed, 1)
-        succ = self.alpha / (self.alpha + 1)
+        succ = self.alpha / (self.alpha + self.contribution_weight)
         shares, at = [], 0
         for made in tried:
             useful = sum(used[at : at + len(made)])

@@ -80,6 +80,7 @@ def test_modes_verifiers_and_schemas_are_options(recorded: Path, tmp_path: Path)
         ('\n{"steps": [}\n', [], "line 2: no JSON"),
         ("[1]\n", [], "line 1: wanted an object, found list"),
         ('{"steps": [7]}\n', [], "line 1"),
+        ('{"steps": [{"text": 7}]}\n', [], "line 1: steps[0].text is int, wanted str"),
         ('{"steps": [{"text": "x"}]}\n', [], "extra has no 'ground_truth'"),
         ('{"steps": [{"text": "x"}]}\n', ["--by", "judge"], "a judge needs --judge-url and --judge-model"),
         ('{"steps": [{"text": "x"}]}\n', ["--verifier", "exakt"], "did you mean 'exact'"),
@@ -99,6 +100,16 @@ def test_wrong_input_ends_with_one_readable_line(
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "in.annotated.jsonl").exists()
+
+
+def test_text_that_utf8_cannot_carry_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "in.jsonl"
+    odd = Trajectory((Step("\ud800 23.5"),), id="odd", extra={"ground_truth": "23.5"})
+    path.write_text(json.dumps(odd.to_dict()))
+    done = run(path, "--verifier", "numeric", "--offline", tmp_path / "train.tsv")
+    assert 0 == done.returncode, done.stderr
+    assert [1.0] == annotated(tmp_path / "in.annotated.jsonl")["odd"]["step_rewards"]
+    assert "\ud800 23.5<|im_end|>\n" == next(read_offline(tmp_path / "train.tsv")).responses[0]
 
 
 def test_the_input_is_never_overwritten(recorded: Path) -> None:

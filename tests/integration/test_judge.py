@@ -138,6 +138,11 @@ def test_long_answers_of_tools_are_cut_and_say_so() -> None:
     assert "xxxxxxxxxx [... 40 more characters]" in prompt[1]["content"]
 
 
+def test_text_that_utf8_cannot_carry_reaches_the_judge(endpoint: Endpoint) -> None:
+    judge(endpoint, trajectory(answer="\ud800 sunny é"), judgements=1)
+    assert "? sunny é" == json.loads(endpoint.requests[0]["messages"][1]["content"])["final_answer"]
+
+
 NONSENSE = {
     "too few scores": labels([1], [5, 5], "Solved"),
     "too many": labels([1, 1, 1], [5, 5], "Solved"),

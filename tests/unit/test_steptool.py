@@ -49,7 +49,7 @@ MIXED = run(
         (StepToolReward(mode="paper", contribution_weight=0.2), (1.2, 0.0, 1.0, 1.0)),
         # Characters in common: "code 7731" against "7731" is 4/9 >= 0.3; the others share no third.
         (StepToolReward(mode="paper", contribution="subsequence"), (2.0, 0.0, 1.0, 1.0)),
-        # Released rules want {"error": "", "response": ...}: other text is a failed call, and 26 characters are dropped.
+        # Released rules want {"error": "", "response": ...}: other text is a failed call that loses 26 characters.
         (StepToolReward(mode="released"), (0.0, 0.0, 0.0, 1.0)),
     ],
     ids=["robust", "bound", "paper", "alpha", "contribution", "subsequence", "released"],
@@ -184,8 +184,14 @@ ROBUST = st.builds(
 )
 
 
-def insert(trajectory: Trajectory, at: int, new: Step) -> Trajectory:
-    return replace(trajectory, steps=(*trajectory.steps[:at], new, *trajectory.steps[at:]))
+def insert(trajectory: Trajectory, at: int, call: ToolCall, result: ToolResult, own_step: bool) -> Trajectory:
+    """Add a call as a step of its own before step `at`, or as the last of the parallel calls of step `at`."""
+    if own_step:
+        new = Step("", (call,), (result,))
+        return replace(trajectory, steps=(*trajectory.steps[:at], new, *trajectory.steps[at:]))
+    old = trajectory.steps[at]
+    new = replace(old, calls=(*old.calls, call), results=(*old.results, result))
+    return replace(trajectory, steps=(*trajectory.steps[:at], new, *trajectory.steps[at + 1 :]))
 
 
 def returns(reward: StepToolReward, trajectory: Trajectory, gamma: float) -> float:
@@ -199,8 +205,9 @@ def test_an_unused_call_never_raises_the_return(
 ) -> None:
     at = data.draw(st.integers(0, len(trajectory.steps) - 1))
     call, _ = data.draw(calls)  # its arguments may name real facts, so that it seems to use earlier answers
-    unused = Step("", (call,), (ToolResult(Outcome.OK, "zebra-999 zebra-998"),))
-    assert returns(reward, insert(trajectory, at, unused), gamma) <= returns(reward, trajectory, gamma) + 1e-12
+    unused = ToolResult(Outcome.OK, "zebra-999 zebra-998")
+    more = insert(trajectory, at, call, unused, data.draw(st.booleans()))
+    assert returns(reward, more, gamma) <= returns(reward, trajectory, gamma) + 1e-12
 
 
 @settings(derandomize=True, deadline=None, max_examples=150)
@@ -214,9 +221,12 @@ def test_a_repeated_call_never_raises_the_return(
     t, call, result = data.draw(st.sampled_from(made))
     if data.draw(st.booleans()):  # the same call may answer something else the second time, even something useful
         result = ToolResult(Outcome.OK, " ".join(FACTS))
-    at = data.draw(st.integers(t + 1, len(trajectory.steps) - 1))
-    repeated = insert(trajectory, at, Step("", (call,), (result,)))
-    assert returns(reward, repeated, gamma) <= returns(reward, trajectory, gamma) + 1e-12
+    own_step = data.draw(st.booleans())
+    at = data.draw(st.integers(t + own_step, len(trajectory.steps) - 1))
+    assert (
+        returns(reward, insert(trajectory, at, call, result, own_step), gamma)
+        <= returns(reward, trajectory, gamma) + 1e-12
+    )
 
 
 @settings(derandomize=True, deadline=None, max_examples=150)
@@ -263,7 +273,9 @@ def test_odd_text_of_a_model_is_a_value(made: list[tuple[str, str, dict[str, Any
     assert found == StepToolReward(mode=mode)(run(*steps, answer=answer))
 
 
-def test_arguments_that_are_no_mapping_are_a_value() -> None:
-    odd = Step("", (ToolCall("f", ["x"]), ToolCall("Finish", "y")), (ToolResult(Outcome.OK, "1"),))  # type: ignore[arg-type]
+def test_odd_arguments_are_a_value() -> None:
+    huge = 10**5000  # more digits than Python turns into text
+    odd_calls = (ToolCall("f", ["x"]), ToolCall("g", {"n": huge}), ToolCall("Finish", "y"))  # type: ignore[arg-type]
+    odd = Step("", odd_calls, (ToolResult(Outcome.OK, '{"error": "", "response": ' + "9" * 5000 + "}"),))
     for mode in ("released", "paper", "robust"):
         StepToolReward(mode=mode, success=SuccCalling())(run(odd, answer="42"))

@@ -217,11 +217,11 @@ def _bytes(path: Path) -> bytes:
 
 
 def _json(data: bytes, where: str) -> Any:
-    import orjson
+    import json  # the standard library's: it reads the lone surrogates that a model can write, orjson does not
 
     try:
-        return orjson.loads(data)
-    except orjson.JSONDecodeError as err:
+        return json.loads(data)
+    except (ValueError, RecursionError) as err:
         raise DatasetError(f"{where}: no JSON: {err}") from err
 
 
@@ -237,12 +237,26 @@ def _read(path: Path) -> list[Trajectory]:
         if not isinstance(data, dict):
             raise DatasetError(f"{where}: wanted an object, found {type(data).__name__}")
         try:
-            found.append(Trajectory.from_dict(data))
+            found.append(_checked(Trajectory.from_dict(data)))
         except (DatasetError, AttributeError) as err:
             raise DatasetError(f"{where}: {err}") from err
     if not found:
         raise DatasetError(f"{path}: no trajectories")
     return found
+
+
+def _checked(trajectory: Trajectory) -> Trajectory:
+    """Check the types that rewards rely on; `from_dict` takes them as they come."""
+    for number, step in enumerate(trajectory.steps):
+        for name, value, kind in (
+            ("text", step.text, str),
+            *((f"calls[{k}].name", call.name, str) for k, call in enumerate(step.calls)),
+            *((f"calls[{k}].arguments", call.arguments, dict) for k, call in enumerate(step.calls)),
+            *((f"results[{k}].content", result.content, str) for k, result in enumerate(step.results)),
+        ):
+            if not isinstance(value, kind):
+                raise DatasetError(f"steps[{number}].{name} is {type(value).__name__}, wanted {kind.__name__}")
+    return trajectory
 
 
 def _ask(judge: Judge, read: Sequence[Trajectory]) -> tuple[dict[int, list[Judgement]], list[InfrastructureError]]:
@@ -280,10 +294,10 @@ def _ask(judge: Judge, read: Sequence[Trajectory]) -> tuple[dict[int, list[Judge
 
 
 def _write_jsonl(path: Path, rows: Sequence[Trajectory]) -> None:
-    import orjson
+    import json
 
     part = path.with_name(path.name + ".part")  # a killed run leaves no half file under the final name
-    part.write_bytes(b"".join(orjson.dumps(row.to_dict(), default=str) + b"\n" for row in rows))
+    part.write_bytes("".join(json.dumps(row.to_dict(), default=str) + "\n" for row in rows).encode())
     part.replace(path)
 
 

@@ -10,6 +10,9 @@ A *session* is one trajectory. Mostly it is one row; where a rollout hands over 
 context was cut or rewritten), each output is a row with its own steps, and `session` says which rows belong together.
 Returns then flow from row to row, and a group counts the session once.
 
+A row without steps is in no baseline: that is how a trajectory that must teach nothing (padding, or lost to a failure
+of infrastructure) is handed over.
+
 Spans are recorded by the rollout. `spans_from_mask` reads them from runs of the mask instead; that is a fallback, since
 two steps without a token between them are one run.
 """

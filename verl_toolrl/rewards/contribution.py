@@ -79,8 +79,16 @@ def _values(value: Any) -> str:
         elif isinstance(item, (list, tuple)):
             stack.extend(item)
         elif item is not None and not isinstance(item, bool):
-            leaves.append(str(item))
+            leaves.append(_text(item))
     return "\n".join(leaves)
+
+
+def _text(value: Any) -> str:
+    """`str`, and empty for what has no text (an integer with more digits than Python converts)."""
+    try:
+        return str(value)
+    except (ValueError, RecursionError):
+        return ""
 
 
 class _Evidence(NamedTuple):
@@ -109,7 +117,7 @@ def call_key(call: ToolCall) -> str:
     try:
         return f"{call.name}\n{json.dumps(call.arguments, sort_keys=True, default=str)}"
     except (TypeError, ValueError, RecursionError):  # names that do not sort, a value that contains itself
-        return f"{call.name}\n{call.arguments!r}"
+        return f"{call.name}\n{_text(call.arguments)}"
 
 
 _THINK = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
@@ -129,7 +137,7 @@ def final_answer(trajectory: Trajectory, *, finish_tool: str | None = "Finish") 
     for call in last.calls:
         if is_finish(call, finish_tool):
             answer = call.arguments.get("final_answer", "") if isinstance(call.arguments, Mapping) else ""
-            return answer if isinstance(answer, str) else json.dumps(answer, default=str)
+            return answer if isinstance(answer, str) else _text(answer)
     if last.calls:
         return ""
     text = _THINK.sub("", last.text)

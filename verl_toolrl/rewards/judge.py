@@ -144,7 +144,11 @@ def judge_prompt(trajectory: Trajectory, *, max_content_chars: int = 4000) -> li
     }
     return [
         {"role": "system", "content": INSTRUCTIONS},
-        {"role": "user", "content": json.dumps(material, ensure_ascii=False, default=str)},
+        # A lone surrogate, which a model can write and UTF-8 cannot carry, becomes a question mark.
+        {
+            "role": "user",
+            "content": json.dumps(material, ensure_ascii=False, default=str).encode(errors="replace").decode(),
+        },
     ]
 
 

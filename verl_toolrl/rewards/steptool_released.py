@@ -164,7 +164,7 @@ def contributing(
 def _response_text(content: str, strict: bool, any_form: bool = False) -> str:
     try:
         return str(json.loads(content)["response"])
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):  # no JSON, or a number with more digits than Python converts
         return content if any_form else content[26:]
     except (KeyError, TypeError, IndexError):
         if strict:

@@ -28,7 +28,9 @@ class ContentRules:
     empty: bool = True
     """An empty answer is a failure (null and blank text too; an empty list is an answer)."""
     error_fields: tuple[str, ...] = ("error", "errors")
-    """A JSON object with one of these fields set (not empty, null, false or 0) is a failure."""
+    """A JSON object with one of these fields set (not empty, null, false, 0 or a word for it) is a failure."""
+    success_fields: tuple[str, ...] = ("success", "ok")
+    """A JSON object with false in one of these fields is a failure."""
     status_fields: tuple[str, ...] = ("status", "status_code", "statusCode")
     """A JSON object with a number of 400 or more (or "error") in one of these fields is a failure."""
     nested_field: str = "response"
@@ -53,7 +55,9 @@ class ContentRules:
             return self.empty if not value or value.isspace() else value[:64].lower().startswith(self.prefixes)
         if not isinstance(value, dict):
             return False
-        if any(value.get(name) for name in self.error_fields):
+        if any(_is_set(value.get(name)) for name in self.error_fields):
+            return True
+        if any(value.get(name) is False for name in self.success_fields):
             return True
         for name in self.status_fields:
             status: Any = value.get(name)
@@ -62,6 +66,12 @@ class ContentRules:
                 return True
         # One level only: deeper fields called "response" belong to the tool's own data.
         return depth == 0 and self.nested_field in value and self._bad(value[self.nested_field], 1)
+
+
+def _is_set(error: Any) -> bool:
+    if isinstance(error, str):
+        return error.strip().lower() not in ("", "none", "null", "false", "0", "no", "no error")
+    return bool(error)
 
 
 @dataclass(frozen=True)

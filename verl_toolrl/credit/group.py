@@ -6,7 +6,7 @@ A_{i,t}.
 
     return_to_go_advantages   A_{i,t} = G_{i,t} - b_{i,t}              unbiased with its defaults; below
     mt_grpo_advantages        A_{i,t} = sum_{l>=t, l<T_i-1} norm_l(r_{i,l}) + alpha norm(outcome_i)
-                              MT-GRPO (Zeng, Wei et al., arXiv:2505.11821); biased for varying T_i, see below
+                              MT-GRPO (Zeng et al., arXiv:2505.11821); biased for varying T_i, see below
     gigpo_advantages          A_{i,t} = norm(R_i) + omega norm_{s_{i,t}}(G_{i,t})
                               GiGPO (Feng et al., arXiv:2505.10978): the step part compares steps taken in the same
                               state
@@ -133,7 +133,7 @@ def mt_grpo_advantages(
     """MT-GRPO: intermediate rewards normalised per step index, plus the normalised outcome.
 
     For a step before the last one `A_t = sum_{l>=t} norm_l(r_l) + outcome_weight * norm(outcome)`, for the last
-    `A_t = norm(outcome)`: two steps give the two cases of the paper. Made for a fixed number of steps; with varying
+    `A_t = norm(outcome)`: with two steps the two cases of the paper; for more, `accumulate` chooses. Made for a fixed number of steps; with varying
     numbers it is biased against going on (see the module) whatever the options, and `return_to_go_advantages` is not.
 
     Args:

@@ -13,11 +13,11 @@ the task done). A trajectory has steps 0 .. T-1, the last one answers. The modes
 `robust` cannot be farmed, and tests hold it to that. A useful call earns `bound / calls`, any other call nothing:
   - a repeated or unused call never raises the return: it adds nothing to the sum and enlarges the divisor;
   - intermediate rewards lie in [0, bound], however many calls there are;
-  - every solved trajectory beats every unsolved one: IS is 1 when solved, at most `partial` when not, and the
-    configuration must satisfy `bound + partial < 1` (times the weight of IsSolved).
+  - every solved trajectory beats every unsolved one: IS is `solved_weight` when solved and at most `partial` of it when
+    not, and a configuration without `bound < (1 - partial) * solved_weight` is refused.
 A repetition is the same tool with the same arguments: a retry or a "next page" without arguments earns no intermediate
-reward, IsSolved pays for it. This holds for the undiscounted sum; with gamma < 1 per step keep
-`bound + partial < gamma ** (T - 1)`. SuccCalling and Contribution share a useful call's reward by their weights.
+reward, IsSolved pays for it. The last promise holds for the undiscounted sum; with gamma < 1 a step keep
+`bound + partial < gamma ** (T - 1)`, at `solved_weight` 1. SuccCalling and Contribution share a useful call's reward by their weights.
 `paper` and `released` can be farmed by calling more.
 
 A trajectory that a failure of infrastructure decided has no reward: `valid` is False, all rewards are 0, keep it out of
@@ -150,8 +150,8 @@ class StepToolReward:
         """Reward every step of a trajectory.
 
         Raises:
-            DatasetError: If the verifier's reference is missing or unreadable. What the model or a tool wrote never
-            raises. ConfigError: If the verifier returns something outside [0, 1].
+            DatasetError: If the verifier's reference is missing or unreadable. What the model or a tool wrote never is.
+            ConfigError: If the verifier returns something outside [0, 1].
         """
         steps = trajectory.steps
         if not steps or trajectory.lost_to_infrastructure:

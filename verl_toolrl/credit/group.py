@@ -133,8 +133,9 @@ def mt_grpo_advantages(
     """MT-GRPO: intermediate rewards normalised per step index, plus the normalised outcome.
 
     For a step before the last one `A_t = sum_{l>=t} norm_l(r_l) + outcome_weight * norm(outcome)`, for the last
-    `A_t = norm(outcome)`: with two steps the two cases of the paper; for more, `accumulate` chooses. Made for a fixed number of steps; with varying
-    numbers it is biased against going on (see the module) whatever the options, and `return_to_go_advantages` is not.
+    `A_t = norm(outcome)`: with two steps the two cases of the paper; for more, `accumulate` chooses. Made for a fixed
+    number of steps; with varying numbers it is biased against going on (see the module) whatever the options, and
+    `return_to_go_advantages` is not.
 
     Args:
         step_rewards: `(batch, max_steps)`; the last reward of a trajectory is its outcome.

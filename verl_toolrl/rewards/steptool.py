@@ -17,8 +17,8 @@ the task done). A trajectory has steps 0 .. T-1, the last one answers. The modes
     not, and a configuration without `bound < (1 - partial) * solved_weight` is refused.
 A repetition is the same tool with the same arguments: a retry or a "next page" without arguments earns no intermediate
 reward, IsSolved pays for it. The last promise holds for the undiscounted sum; with gamma < 1 a step keep
-`bound + partial < gamma ** (T - 1)`, at `solved_weight` 1. SuccCalling and Contribution share a useful call's reward by their weights.
-`paper` and `released` can be farmed by calling more.
+`bound + partial < gamma ** (T - 1)`, at `solved_weight` 1. SuccCalling and Contribution share a useful call's reward by
+their weights. `paper` and `released` can be farmed by calling more.
 
 A trajectory that a failure of infrastructure decided has no reward: `valid` is False, all rewards are 0, keep it out of
 the gradient.

@@ -14,7 +14,15 @@ from typing import Any
 import pytest
 
 from verl_toolrl.errors import ConfigError, InfrastructureError
-from verl_toolrl.rewards.judge import Judge, JudgeError, Judgement, JudgeStoppedError, judge_prompt, judged_rewards
+from verl_toolrl.rewards.judge import (
+    Judge,
+    JudgeError,
+    Judgement,
+    JudgeRefusedError,
+    JudgeStoppedError,
+    judge_prompt,
+    judged_rewards,
+)
 from verl_toolrl.trajectory import Outcome, Step, ToolCall, ToolResult, Trajectory
 
 Answer = tuple[int, Any] | tuple[int, Any, dict[str, str]]
@@ -224,11 +232,30 @@ def test_a_slow_server_times_out(endpoint: Endpoint) -> None:
         judge(endpoint, trajectory(), judgements=1, attempts=1, timeout=0.2)
 
 
-def test_a_refusal_is_not_asked_again(endpoint: Endpoint) -> None:
+def outcomes(endpoint: Endpoint, *trajectories: Trajectory, **options: Any) -> list[Any]:
+    """Judge one after the other; errors come back as values."""
+
+    async def run() -> list[Any]:
+        async with Judge(endpoint.url, "m", judgements=1, concurrency=1, **options) as asked:
+            return list(await asyncio.gather(*map(asked.judge, trajectories), return_exceptions=True))
+
+    return asyncio.run(run())
+
+
+def test_a_refused_key_stops_the_run_at_the_first_request(endpoint: Endpoint) -> None:
     endpoint.answer = lambda n, body: (401, {"error": "no such key"})
-    with pytest.raises(JudgeStoppedError, match="refused with 401.*no such key"):
-        judge(endpoint, trajectory(), judgements=1)
+    found = outcomes(endpoint, *(trajectory(f"q{n}") for n in range(5)))
+    assert [JudgeStoppedError] * 5 == [type(error) for error in found]
+    assert "refused with 401" in str(found[4]) and "no such key" in str(found[4])
     assert 1 == len(endpoint.requests)
+
+
+def test_a_refused_request_is_not_repeated_and_stops_no_other(endpoint: Endpoint) -> None:
+    endpoint.answer = lambda n, body: (400, {"error": "too long"}) if n == 0 else (200, completion(body))
+    first, second = outcomes(endpoint, trajectory("a"), trajectory("b"))
+    assert isinstance(first, JudgeRefusedError) and "too long" in str(first)
+    assert [Judgement((1, 1), (5, 5), "Solved")] == second
+    assert 2 == len(endpoint.requests)
 
 
 def test_concurrency_is_bounded(endpoint: Endpoint) -> None:
@@ -244,12 +271,7 @@ def test_concurrency_is_bounded(endpoint: Endpoint) -> None:
     ids=["requests", "tokens"],  # a request costs 100 tokens
 )
 def test_cost_is_bounded(endpoint: Endpoint, budget: dict[str, int], most: int, match: str) -> None:
-    async def run() -> list[Any]:
-        async with Judge(endpoint.url, "m", judgements=1, concurrency=1, **budget) as asked:
-            every = (asked.judge(trajectory(f"q{n}")) for n in range(10))
-            return list(await asyncio.gather(*every, return_exceptions=True))
-
-    found = asyncio.run(run())
+    found = outcomes(endpoint, *(trajectory(f"q{n}") for n in range(10)), **budget)
     stopped = [str(error) for error in found if isinstance(error, JudgeStoppedError)]
     assert (most, most, 10 - most) == (len(endpoint.requests), 10 - len(stopped), len(stopped))
     assert match in stopped[0]

@@ -191,6 +191,11 @@ def test_step_values_reach_exactly_the_policy_tokens_of_their_step(
     assert torch.equal(expect * mask, Steps(spans, mask).to_tokens(values))
 
 
+def test_policy_tokens_that_no_step_covers_are_counted() -> None:
+    assert 0 == Steps(SPANS, MASK).uncovered_tokens()
+    assert 2 + 4 == Steps(SPANS[:, :1], MASK).uncovered_tokens()  # row 0 loses [5, 7), row 1 [2, 4) and [6, 8)
+
+
 def test_runs_of_a_mask_are_read_as_spans() -> None:
     mask = torch.tensor([[1, 0, 1, 1], [0, 0, 0, 0], [1, 1, 1, 1]])
     assert [[[0, 1], [2, 4]], [[-1, -1], [-1, -1]], [[0, 4], [-1, -1]]] == spans_from_mask(mask, warn=False).tolist()

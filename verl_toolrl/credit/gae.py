@@ -66,7 +66,8 @@ def token_gae(
     """GAE over policy tokens only: the next token of the policy follows this one, whatever a tool wrote in between.
 
     Equals verl's `gae` before whitening on all policy tokens, by packing them to the left and one blocked scan instead
-    of a Python loop over positions.
+    of a Python loop over positions. Every row is a trajectory of its own, as in verl; `step_gae` joins the outputs of a
+    session.
 
     Args:
         token_level_rewards: `(batch, response_length)`; rewards on tokens with mask 0 are dropped, as in verl.

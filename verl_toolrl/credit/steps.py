@@ -144,6 +144,11 @@ class Steps:
         tokens = torch.repeat_interleave(filled.flatten(), runs.flatten(), output_size=batch * length)
         return tokens.view(batch, length).mul_(self.response_mask.to(values.dtype))
 
+    def uncovered_tokens(self) -> int:
+        """Number of policy tokens that lie in no step: step estimators train none of them, so it should be 0."""
+        covered = self.to_tokens(torch.ones(self.mask.shape, device=self.mask.device))
+        return int((self.response_mask.ne(0) & (covered == 0)).sum())
+
     def first_values(self, values: torch.Tensor) -> torch.Tensor:
         """Return the critic's value of the state before each step: `(batch, response_length)` -> `(batch, max_steps)`.
 

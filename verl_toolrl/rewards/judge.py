@@ -37,6 +37,7 @@ __all__ = [
     "Judge",
     "JudgeStoppedError",
     "JudgeError",
+    "JudgeRefusedError",
     "Judgement",
     "judge_prompt",
     "judged_steps",
@@ -49,7 +50,11 @@ class JudgeError(InfrastructureError):
 
 
 class JudgeStoppedError(JudgeError):
-    """Asking again is pointless in this run: the budget is used up, or the endpoint refuses (key, model, request)."""
+    """Nothing more is asked in this run: the budget is used up, or the endpoint refuses the key, model or path."""
+
+
+class JudgeRefusedError(JudgeError):
+    """The endpoint refuses this request (too long, a field it does not know); the same again would only cost."""
 
 
 @dataclass(frozen=True)
@@ -270,6 +275,7 @@ class Judge:
         self._cache = _Cache(self.cache)
         self._gate = asyncio.Semaphore(self.concurrency)
         self._client: httpx.AsyncClient | None = None
+        self._stopped: str | None = None
 
     async def __aenter__(self) -> Judge:
         headers = {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
@@ -287,7 +293,7 @@ class Judge:
         """Return k judgements, from the cache where they are there.
 
         Raises:
-            JudgeStoppedError: If the budget is used up, or the endpoint refuses for good.
+            JudgeStoppedError: If the budget is used up, or the endpoint refuses the key, the model or the path.
             JudgeError: If a judgement could not be had. Those that could are in the cache.
             ConfigError: If the trajectory has no step, or the judge is not entered.
         """
@@ -329,7 +335,7 @@ class Judge:
         for attempt in range(self.attempts):
             try:
                 return parse_judgement(await self._post(body), steps)
-            except JudgeStoppedError:
+            except (JudgeStoppedError, JudgeRefusedError):
                 raise
             except _TryAgain as err:
                 error = JudgeError(str(err))
@@ -344,9 +350,11 @@ class Judge:
         if self._client is None:
             raise ConfigError("judge: use it as `async with Judge(...) as judge`")
         if self.max_requests is not None and self.requests >= self.max_requests:
-            raise JudgeStoppedError(f"judge: the budget of {self.max_requests} requests is used up")
+            self._stopped = f"judge: the budget of {self.max_requests} requests is used up"
         if self.max_tokens_total is not None and self.tokens >= self.max_tokens_total:
-            raise JudgeStoppedError(f"judge: the budget of {self.max_tokens_total} tokens is used up ({self.tokens})")
+            self._stopped = f"judge: the budget of {self.max_tokens_total} tokens is used up ({self.tokens})"
+        if self._stopped is not None:
+            raise JudgeStoppedError(self._stopped)
         self.requests += 1
         url = f"{self.base_url.rstrip('/')}/chat/completions"
         try:
@@ -356,8 +364,11 @@ class Judge:
         if response.status_code in (408, 409, 425, 429) or response.status_code >= 500:
             raise _TryAgain(f"judge: {url} answered {response.status_code}", _seconds(response))
         if response.status_code != 200:
-            # Refused for good (no key, no such model, no forced tools): the same again would only cost.
-            raise JudgeStoppedError(f"judge: {url} refused with {response.status_code}: {response.text[:300]}")
+            refused = f"judge: {url} refused with {response.status_code}: {response.text[:300]}"
+            if response.status_code in (401, 402, 403, 404):  # true of every further request as well
+                self._stopped = refused
+                raise JudgeStoppedError(refused)
+            raise JudgeRefusedError(refused)
         try:
             answer = response.json()
             usage = answer.get("usage") or {}

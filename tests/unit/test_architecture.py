@@ -29,9 +29,9 @@ LAYERS = (
     "rollout",
     "data",
     "evaluation",
-    "launch",
     "integrations",
     "plugin",
+    "launch",
     "cli",
 )
 # Not in that line: a recipe is data, which anyone may look up, and a tool knows nothing of training.

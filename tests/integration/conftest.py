@@ -14,6 +14,7 @@ import pytest
 
 os.environ.setdefault("VERL_PLATFORM", "cpu")
 
+
 @pytest.fixture(scope="session")
 def task(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Parquet files of the task: `train` and `val` in verl's RL schema, `sft` for its SFT trainer."""

@@ -34,7 +34,8 @@ class CPUEngineWithLMHead(FSDPEngineWithLMHead):
 
     in which a response attends to the prompt and to itself, and logits begin at the last token of the prompt. The
     probabilities and their gradients are the same up to rounding (tests/integration/test_cpu_engines.py). With 4
-    rollouts, 550 prompt tokens and 110 response tokens that is 990 tokens instead of 2,640. The prompt's part of the result, which no loss reads, is 0.
+    rollouts, 550 prompt tokens and 110 response tokens that is 990 tokens instead of 2,640. The prompt's part of the
+    result, which no loss reads, is 0.
     """
 
     def prepare_model_inputs(self, micro_batch: TensorDict) -> tuple[dict[str, Any], dict[str, Any]]:

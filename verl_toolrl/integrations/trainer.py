@@ -26,7 +26,7 @@ from verl.trainer.ppo.v1 import (
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 
 from verl_toolrl.errors import nearest
-from verl_toolrl.integrations.cpu.chosen import is_cpu_platform
+from verl_toolrl.integrations.chosen_platform import is_cpu_platform
 from verl_toolrl.integrations.reward_manager import reward_from_config
 from verl_toolrl.integrations.rows import as_list, check_files, report_dropped
 

@@ -56,7 +56,7 @@ class UnknownNameError(ConfigError):
 
 
 class InfrastructureError(ToolRLError, RuntimeError):
-    """A server, a process or the network failed. Nobody's choice of words caused it, so no reward may follow from it."""
+    """A server, a process or the network failed. No choice of words caused it, so no reward may follow from it."""
 
 
 def nearest(name: object, known: Iterable[str]) -> str:

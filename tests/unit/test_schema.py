@@ -61,8 +61,8 @@ def test_a_faulty_row_is_named_with_its_place(value: Any, message: str) -> None:
     ("truth", "message"),
     [
         (5, "row 7: must be text or a list of calls, got int"),
-        ("<tool_call>\n{bad}\n</tool_call>", "row 7: line 1 of <tool_call> is not JSON"),
-        ('<tool_call>\n{"name": "f"}\n</tool_call>', r"row 7: call 1 \(f\) has no object 'parameters'"),
+        ("<tool_call>\n{bad}\n</tool_call>", "row 7: Expecting property name"),
+        ('<tool_call>\n{"name": "f"}\n</tool_call>', "row 7: no arguments given"),
         ([{"args": {}}], r"row 7: \[0\] has no 'name' \(keys: args\)"),
     ],
 )

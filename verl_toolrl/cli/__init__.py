@@ -13,8 +13,7 @@ from typing import Annotated
 import typer
 
 from verl_toolrl import __version__
-from verl_toolrl.cli.stop import stop
-from verl_toolrl.cli.train import train
+from verl_toolrl.cli import doctor, stop, train
 from verl_toolrl.errors import ToolRLError
 
 __all__ = ["app", "main"]
@@ -43,8 +42,9 @@ def _root(
 
 
 # Commands, a line each: app.command("name")(module.function), or app.add_typer(module.app, name="group").
-app.command("train")(train)
-app.command("stop")(stop)
+app.command("train")(train.train)
+app.command("stop")(stop.stop)
+app.command("doctor")(doctor.doctor)
 
 
 def main() -> None:

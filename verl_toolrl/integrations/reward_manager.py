@@ -10,6 +10,7 @@ of a schedule is verl's own `global_steps`, the horizon its `total_training_step
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -39,6 +40,7 @@ class ToolRLRewardManager(RewardManagerBase):
 
     def __init__(self, config: DictConfig, tokenizer: Any, compute_score: Any = None, **kwargs: Any) -> None:
         super().__init__(config, tokenizer, compute_score)
+        self.tokenizer: Any = tokenizer
         self.reward = reward_from_config(config)
         self.total_steps = config.actor_rollout_ref.actor.optim.get("total_training_steps")
 
@@ -54,7 +56,7 @@ class ToolRLRewardManager(RewardManagerBase):
             `reward_score`, a float, and `reward_extra_info`, the components as floats.
         """
         item = data[-1]
-        return await self.loop.run_in_executor(None, self._score, item)
+        return await asyncio.to_thread(self._score, item)
 
     def _score(self, item: Any) -> dict[str, Any]:
         fields = item.non_tensor_batch

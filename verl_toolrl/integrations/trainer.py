@@ -61,7 +61,7 @@ class ToolRLTrainerMixin:
     def _options(self) -> DictConfig:
         options = self.config.trainer.get("toolrl") or DictConfig({})
         known = {"poll_interval"}
-        for key in options:
+        for key in map(str, options):
             if key not in known:
                 raise ValueError(
                     f"trainer.toolrl.{key}: unknown{nearest(key, known)}; known: {', '.join(sorted(known))}"
@@ -86,9 +86,9 @@ class ToolRLTrainerMixin:
             report_dropped(dataset, rows[name], self.config, where=f"data.{name}_files")
 
     def _compute_metrics(
-        self, batch: KVBatchMeta, metrics: dict[str, Any], timing_raw: dict[str, float], **kwargs: Any
+        self, batch: KVBatchMeta, metrics: dict[str, Any], timing_raw: dict[str, float], global_steps: int, epoch: int
     ) -> None:
-        super()._compute_metrics(batch, metrics, timing_raw, **kwargs)  # type: ignore[misc]
+        super()._compute_metrics(batch, metrics, timing_raw, global_steps, epoch)  # type: ignore[misc]
         metrics.update(component_metrics(self._reward_infos(batch)))
 
     def _reward_infos(self, batch: KVBatchMeta) -> list[dict[str, Any]]:

@@ -59,6 +59,8 @@ _REGISTRY: dict[str, Factory] = {}
 # Ours, imported when first asked for, so that `import verl_toolrl.rewards` stays light.
 _BUILT_IN = {
     "toolrl": "verl_toolrl.rewards.toolrl",
+    "tool_n1": "verl_toolrl.rewards.tool_n1",
+    "mix": "verl_toolrl.rewards.mix",
 }
 
 
@@ -90,18 +92,31 @@ def make_reward(name: str, **options: Any) -> RewardFunction:
     """Build a configured reward.
 
     Args:
-        name: A registered name (`known_rewards()`).
+        name: A registered name (`known_rewards()`), or where a user's class, factory or function is:
+            `package.module:name` or `path/to/file.py:name`.
         **options: Keyword arguments of that reward.
 
     Raises:
         ConfigError: If the name or an option is unknown (the nearest valid one is named), or options contradict.
     """
+    if ":" in name:
+        from verl_toolrl.rewards.function import FunctionReward, load_object
+
+        found = load_object(name)
+        if not callable(found):
+            raise ConfigError(f"{name!r} is no class or function, but {type(found).__name__}")
+        if not isinstance(found, type) and "response" in inspect.signature(found).parameters:
+            return _build(name, FunctionReward, {"path": name, **options})
+        return _build(name, found, options)
     if name not in _REGISTRY and name in _BUILT_IN:
         importlib.import_module(_BUILT_IN[name])
     if name not in _REGISTRY:
         known = known_rewards()
         raise ConfigError(f"unknown reward {name!r}{nearest(name, known)}; known: {', '.join(known)}")
-    factory = _REGISTRY[name]
+    return _build(name, _REGISTRY[name], options)
+
+
+def _build(name: str, factory: Factory, options: Mapping[str, Any]) -> RewardFunction:
     parameters = inspect.signature(factory).parameters.values()
     if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         check_options(f"reward {name!r}", options, [parameter.name for parameter in parameters])

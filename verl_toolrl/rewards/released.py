@@ -16,17 +16,11 @@ from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import Any
 
-from verl_toolrl.errors import ConfigError, DatasetError, nearest
+from verl_toolrl.errors import ConfigError, DatasetError
 from verl_toolrl.rewards.base import Reward
+from verl_toolrl.rewards.templates import check_family, strip_template
 
-__all__ = ["CHAT_FAMILIES", "ReleasedReward", "released_ground_truth"]
-
-CHAT_FAMILIES = {
-    "none": None,
-    "qwen": ("<|im_start|>assistant", "<|im_end|>"),
-    "llama": ("<|start_header_id|>assistant<|end_header_id|>", "<|eot_id|>"),
-}
-"""Name -> (text before an assistant message, text after it)."""
+__all__ = ["ReleasedReward", "first_block", "released_ground_truth"]
 
 _SCHEDULE_STEPS = 150
 _SWITCH_STEP = 30
@@ -34,7 +28,7 @@ _TARGET_WORDS = 512
 
 # What reading a prediction or comparing it can raise: bad JSON (ValueError), a line that is no object (TypeError,
 # AttributeError, KeyError), an unhashable name (TypeError), nesting (RecursionError). The original catches everything.
-_UNREADABLE = (ValueError, TypeError, AttributeError, KeyError, IndexError, RecursionError)
+UNREADABLE = (ValueError, TypeError, AttributeError, KeyError, IndexError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -65,11 +59,7 @@ class ReleasedReward:
             value = getattr(self, option.name)
             if option.name != "chat_family" and not isinstance(value, bool):
                 raise ConfigError(f"toolrl (released): {option.name} must be true or false, got {value!r}")
-        if self.chat_family not in CHAT_FAMILIES:
-            hint = nearest(self.chat_family, CHAT_FAMILIES)
-            raise ConfigError(
-                f"toolrl (released): unknown chat_family {self.chat_family!r}{hint}; known: {', '.join(CHAT_FAMILIES)}"
-            )
+        check_family("toolrl (released)", self.chat_family)
 
     def __call__(
         self, *, response: Any, ground_truth: Any, tools: Any = None, step: int = 0, total_steps: int | None = None
@@ -77,7 +67,7 @@ class ReleasedReward:
         """Score one response; `tools` and `total_steps` are not used by the original."""
         if not isinstance(response, str):
             raise ConfigError(f"toolrl (released): response must be text, got {type(response).__name__}")
-        text = _answer(response, self.chat_family)
+        text = strip_template(response, self.chat_family)
         truth = released_ground_truth(ground_truth)
         format_low, format_high, low, high = self._ranges(step)
         format_score = format_high if _well_formed(text, ground_truth) else format_low
@@ -111,14 +101,14 @@ class ReleasedReward:
         try:
             calls = [
                 truth.by_line[line] if line in truth.by_line else json.loads(line)
-                for line in _first_block(text).split("\n")
+                for line in first_block(text).split("\n")
             ]
             if truth.calls == calls:
                 return high
             if self.coarse:
                 return low
             return self._partial(truth.calls, calls, low, high)
-        except _UNREADABLE:
+        except UNREADABLE:
             return low
 
     def _partial(self, truth: Sequence[Any], calls: Sequence[Any], low: float, high: float) -> float:
@@ -194,7 +184,7 @@ def released_ground_truth(ground_truth: Any) -> _Truth | None:
 def _read_ground_truth(ground_truth: str) -> _Truth | None:
     if "<tool_call>" not in ground_truth:
         return None
-    lines = _first_block(ground_truth).split("\n")
+    lines = first_block(ground_truth).split("\n")
     calls = []
     for number, line in enumerate(lines, 1):
         try:
@@ -206,21 +196,12 @@ def _read_ground_truth(ground_truth: str) -> _Truth | None:
     return _Truth(calls, dict(zip(lines, calls)))
 
 
-def _first_block(text: str) -> str:
+def first_block(text: str) -> str:
     start = text.index("<tool_call>") + len("<tool_call>")
     # The original splits at every further <tool_call> first.
     again = text.find("<tool_call>", start)
     end = text.find("</tool_call>", start, again if again >= 0 else len(text))
     return text[start : end if end >= 0 else again if again >= 0 else None].strip()
-
-
-def _answer(text: str, chat_family: str) -> str:
-    template = CHAT_FAMILIES[chat_family]
-    if template is not None:
-        header, end = template
-        text = text[text.rfind(header) + len(header) :] if header in text else text
-        text = text.partition(end)[0]
-    return text.strip()
 
 
 def _well_formed(text: str, ground_truth: str) -> bool:

@@ -1,6 +1,8 @@
-"""The reward `toolrl` (Qian et al. 2025, arXiv:2504.13958): the three modes under one name.
+"""The reward `toolrl` (Qian et al. 2025, arXiv:2504.13958): three modes under one name.
 
-- `released` repeats the authors' released scorer (`verl_toolrl.rewards.released`).
+- `released` repeats the authors' released scorer to the last bit (`verl_toolrl.rewards.released`).
+- `paper` follows the paper's formulas (`verl_toolrl.rewards.paper`).
+- `robust`, the default, is what we train with (`verl_toolrl.rewards.robust`).
 """
 
 from __future__ import annotations
@@ -10,16 +12,18 @@ from typing import Any
 
 from verl_toolrl.errors import ConfigError, nearest
 from verl_toolrl.rewards.base import RewardFunction, check_options, register_reward
+from verl_toolrl.rewards.paper import PaperReward
 from verl_toolrl.rewards.released import ReleasedReward
+from verl_toolrl.rewards.robust import RobustReward
 
 __all__ = ["MODES", "make_toolrl"]
 
-MODES: dict[str, Any] = {"released": ReleasedReward}
+MODES: dict[str, Any] = {"released": ReleasedReward, "paper": PaperReward, "robust": RobustReward}
 """Mode -> class; the fields of the class are its options."""
 
 
 @register_reward("toolrl")
-def make_toolrl(*, mode: str = "released", **options: Any) -> RewardFunction:
+def make_toolrl(*, mode: str = "robust", **options: Any) -> RewardFunction:
     """Build `toolrl` in one of its modes.
 
     Raises:

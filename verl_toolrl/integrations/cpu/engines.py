@@ -106,7 +106,7 @@ class CPUEngineWithValueHead(FSDPEngineWithValueHead):
         config.classifier_dropout = 0.0
         dtype = PrecisionType.to_dtype(self.engine_config.model_dtype or "fp32")
         module = AutoModelForTokenClassification.from_pretrained(
-            self.model_config.local_path,
+            str(self.model_config.local_path),
             config=config,
             dtype=dtype,
             attn_implementation=config._attn_implementation or "sdpa",

@@ -21,7 +21,7 @@ __all__ = ["PlatformCPU"]
 
 
 class _CPUDeviceModule(ModuleType):
-    """`torch.cpu` with the members that verl calls on an accelerator's module. Memory figures are those of the process."""
+    """`torch.cpu` with what verl calls on an accelerator's module. Memory figures are those of the process."""
 
     def __init__(self) -> None:
         super().__init__("torch.cpu (verl_toolrl)")
@@ -154,10 +154,6 @@ class PlatformCPU(PlatformBase):
 
     def ray_noset_envvars(self) -> list[str]:
         return ["RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES"]
-
-    def rollout_env_vars(self) -> dict[str, str]:
-        # nobind: trainer and engine take turns on the same cores, so neither may pin its threads.
-        return {"VLLM_CPU_OMP_THREADS_BIND": os.environ.get("VLLM_CPU_OMP_THREADS_BIND", "nobind")}
 
     def is_ipc_supported(self) -> bool:
         return False

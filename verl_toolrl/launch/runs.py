@@ -216,9 +216,8 @@ def claim(run: Run) -> None:
     """
     try:
         run.folder.mkdir(parents=True, exist_ok=True)
-        if run.attempt.number == 1:
-            # Two starts at once into one folder: whoever creates the marker has it.
-            os.close(os.open(run.folder / MARKER, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        # Two starts at once into one folder: whoever creates the log of the attempt has it.
+        os.close(os.open(run.file("train.log"), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
         run.save()
     except FileExistsError as err:
         raise ConfigError(f"{run.folder} was taken by another run a moment ago: give another --output") from err

@@ -26,6 +26,7 @@ from verl_toolrl.launch.processes import read_process
 
 __all__ = [
     "MARKER",
+    "UNFINISHED",
     "Attempt",
     "Run",
     "claim",
@@ -38,6 +39,8 @@ __all__ = [
 ]
 
 MARKER = "run.json"
+UNFINISHED = ("starting", "running")
+"""States that an attempt keeps only while it runs, or when everything that could have changed them was killed."""
 
 
 @dataclass

@@ -97,6 +97,7 @@ class Keeper:
         self._trainer: Process | None = None
         self._vital: dict[int, str] = {}
         self._vital_died: tuple[float, str] | None = None
+        self._died_in_training = False
         self._task_begun = self._task_ended = False
         self._stop_signal = 0
         self._force = False
@@ -147,7 +148,8 @@ class Keeper:
             self.run,
             reason=self.reason,
             exit_code=self.exit_code,
-            died=self._vital_died[1] if self._vital_died else "",
+            # A trainer that fails takes engine and workers along: their death is the cause only if it came first.
+            died=self._vital_died[1] if self._vital_died and (self.reason or self._died_in_training) else "",
             ended=list(ended.values()),
             survivors=survivors,
         )
@@ -196,6 +198,7 @@ class Keeper:
         for pid, title in self._vital.items():
             if pid not in alive and self._vital_died is None and (running or not title.startswith("ray::")):
                 self._vital_died = time.monotonic(), f"{title.partition(' ')[0]} (process {pid})"
+                self._died_in_training = running
         self._task_begun = self._task_begun or running
         self._task_ended = self._task_ended or (self._task_begun and not running and self._vital_died is None)
         self._vital = vital
@@ -229,7 +232,7 @@ def finish_run(
     elif reason:
         attempt.state, attempt.reason = "interrupted", reason
     else:
-        attempt.state, attempt.reason = "failed", describe_exit(exit_code)
+        attempt.state, attempt.reason = "failed", describe_exit(exit_code) + (f", after {died} died" if died else "")
     attempt.exit_code = exit_code
     attempt.died = died if attempt.state == "failed" else ""
     attempt.ended_processes = ended

@@ -74,7 +74,7 @@ class Attempt:
     """Exit code of the trainer; negative when a signal ended it."""
 
     died: str = ""
-    """The first vital process that was found dead in a run that failed; its cause or the first thing that followed."""
+    """The vital process whose death made the run fail, if it was that."""
 
     segments: list[str] = field(default_factory=list)
     """Segments of shared memory that processes of the run were seen to use."""

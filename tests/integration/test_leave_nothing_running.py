@@ -243,6 +243,23 @@ def test_stop_finds_what_is_left_when_launcher_and_keeper_were_killed(stand_in: 
     assert stand_in.marker()["reason"] == "stopped"
 
 
+def test_stop_tidies_up_after_a_run_of_which_everything_was_killed(stand_in: StandIn) -> None:
+    launcher = stand_in.launch("run")
+    wait_for(lambda: stand_in.marker()["segments"], stand_in.output)
+    os.kill(launcher.pid, signal.SIGSTOP)
+    for pid in (stand_in.marker()["keeper"]["pid"], *(pid for pid, _ in stand_in.members().values())):
+        os.kill(pid, signal.SIGKILL)
+    launcher.kill()
+    launcher.wait()
+    assert stand_in.segment.exists()
+    stop = subprocess.run(
+        [sys.executable, "-m", "verl_toolrl.cli", "stop", str(stand_in.run_folder)], capture_output=True, text=True
+    )
+    assert stop.returncode == 0, stop.stderr
+    assert not stand_in.segment.exists()
+    assert ("interrupted", "stopped") == (stand_in.marker()["state"], stand_in.marker()["reason"])
+
+
 def test_a_dead_engine_ends_a_trainer_that_waits_for_it(stand_in: StandIn) -> None:
     launcher = stand_in.launch("run")
     # The keeper looks once a second, and has to have seen the engine alive; it sees the segment at the same look.
@@ -295,7 +312,13 @@ class WorkerDict:
     def pid(self):
         return os.getpid(), open("/proc/self/stat").read().rsplit(")", 1)[1].split()[19]
 
-worker = WorkerDict.remote()
+@ray.remote(num_cpus=0)
+class TaskRunnerV1:
+    def run(self):
+        time.sleep(600)
+
+worker, runner = WorkerDict.remote(), TaskRunnerV1.remote()
+task = runner.run.remote()
 for name, who in (("worker", ray.get(worker.pid.remote())), ("trainer", (os.getpid(), "-"))):
     with open(notes, "a") as file:
         file.write(f"{name} {who[0]} {who[1]}\\n")

@@ -103,33 +103,6 @@ def test_a_run_that_ended_leaves_no_process(grpo: tuple[Path, list[dict[str, Any
     assert [] == processes_of(grpo[0])
 
 
-@pytest.fixture(scope="module")
-def tiny_model(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random Llama of two layers with the tokenizer of the real one, for what needs no sense."""
-    import torch
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
-
-    tokenizer = AutoTokenizer.from_pretrained(smollm2)
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=128,
-        intermediate_size=256,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=2048,
-        tie_word_embeddings=True,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    folder = tmp_path_factory.mktemp("tiny") / "model"
-    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
 def test_ppo_updates_actor_and_critic(tiny_model: Path, task: dict[str, Path], tmp_path: Path) -> None:
     steps = train(
         tmp_path / "run",

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from verl_toolrl.launch.metrics import Tail, newest_step, parse_console_line, parse_metrics_line, total_steps
+from verl_toolrl.launch.metrics import Tail, parse_console_line, parse_metrics_line, total_steps_in
 from verl_toolrl.launch.progress import Progress, duration, sparkline
 
 STEP = {
@@ -73,13 +73,16 @@ def test_a_tail_waits_for_the_rest_of_a_line(tmp_path: Path) -> None:
     assert [] == list(tail.lines())
 
 
-def test_the_newest_step_and_the_last_one_are_found(tmp_path: Path) -> None:
-    write_steps(tmp_path / "metrics.jsonl", [1, 2, 3])
-    (tmp_path / "train.log").write_text("x\n(TaskRunnerV1 pid=5) INFO:Total training steps: 16\n")
-    assert newest_step(tmp_path / "metrics.jsonl") == 3
-    assert newest_step(tmp_path / "nothing") is None
-    assert total_steps(tmp_path / "train.log") == 16
-    assert total_steps(tmp_path / "nothing") is None
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("(TaskRunnerV1 pid=5) INFO:2026-11-21 06:02:57,273:Total training steps: 16", 16),
+        ("Training Progress:   0%|          | 0/2 [00:00<?, ?it/s]", 2),
+        ("step:1 - a:1", None),
+    ],
+)
+def test_the_last_step_is_in_the_log(line: str, expected: int | None) -> None:
+    assert expected == total_steps_in(line)
 
 
 def test_a_step_is_one_line_with_components_pace_and_time_left(tmp_path: Path) -> None:

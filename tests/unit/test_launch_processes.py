@@ -14,7 +14,14 @@ from pathlib import Path
 import pytest
 
 from verl_toolrl.errors import ConfigError, UnknownNameError
-from verl_toolrl.launch.keeper import describe_exit, is_vital, vital_processes
+from verl_toolrl.launch.keeper import (
+    CLOSING_PATIENCE,
+    VITAL_PATIENCE,
+    Keeper,
+    describe_exit,
+    is_vital,
+    vital_processes,
+)
 from verl_toolrl.launch.processes import (
     MARK,
     Process,
@@ -28,6 +35,7 @@ from verl_toolrl.launch.processes import (
     send_signal,
 )
 from verl_toolrl.launch.residue import SharedMemory, remove_scratch, scratch_folder
+from verl_toolrl.launch.runs import new_run
 from verl_toolrl.launch.stop import find_runs
 
 RUN_ID = f"test{os.getpid()}"
@@ -237,6 +245,45 @@ def test_a_fork_that_bears_the_title_of_its_parent_is_not_vital(monkeypatch: pyt
     monkeypatch.setattr(Process, "title", property(lambda self: titles[self.pid]))
     table = [Process(pid, parents[pid], "S", 0) for pid in titles]
     assert {2: titles[2], 4: titles[4], 5: titles[5]} == vital_processes(table)
+
+
+RUNNER, ENGINE, WORKER, RAYLET = "ray::TaskRunnerV1.run", "VLLM::EngineCore", "ray::WorkerDict", "/x/raylet --a"
+
+
+@pytest.mark.parametrize(
+    ("looks", "died", "patience"),
+    [
+        pytest.param([{1: RUNNER, 2: ENGINE}, {1: RUNNER}], "VLLM::EngineCore", VITAL_PATIENCE, id="engine"),
+        pytest.param([{1: RUNNER, 3: WORKER}, {1: RUNNER}], "ray::WorkerDict", VITAL_PATIENCE, id="worker"),
+        pytest.param([{1: RUNNER, 3: WORKER, 4: RAYLET}, {}], "/x/raylet", VITAL_PATIENCE, id="raylet takes all along"),
+        pytest.param([{4: RAYLET}, {}], "/x/raylet", VITAL_PATIENCE, id="raylet before training"),
+        pytest.param(
+            [{1: RUNNER, 3: WORKER, 4: RAYLET}, {4: RAYLET}], None, 0, id="task runner: Ray tells the trainer"
+        ),
+        pytest.param(
+            [{1: RUNNER, 2: ENGINE, 3: WORKER}, {1: "ray::TaskRunnerV1", 2: ENGINE}, {}],
+            "VLLM::EngineCore",
+            CLOSING_PATIENCE,
+            id="closing down after training",
+        ),
+        pytest.param([{1: RUNNER, 2: ENGINE}, {1: RUNNER, 2: ENGINE}], None, 0, id="nothing died"),
+    ],
+)
+def test_a_death_that_verl_would_wait_for_ends_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, looks: list[dict[int, str]], died: str | None, patience: float
+) -> None:
+    clock = [100.0]
+    monkeypatch.setattr("verl_toolrl.launch.keeper.time.monotonic", lambda: clock[0])
+    keeper = Keeper(new_run(tmp_path, "r", []), ["true"], patience=1.0)
+    for look in looks:
+        keeper._watch_vital(look, set(look))
+    assert (died or "") == (keeper._vital_died or ("", ""))[1].partition(" ")[0]
+    clock[0] += patience - 0.1
+    keeper._watch_vital(looks[-1], set(looks[-1]))
+    assert keeper.reason == ""
+    clock[0] += 0.2
+    keeper._watch_vital(looks[-1], set(looks[-1]))
+    assert keeper.reason == ("died" if died else "")
 
 
 @pytest.mark.parametrize(

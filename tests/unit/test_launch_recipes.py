@@ -115,6 +115,21 @@ def test_a_machine_without_a_gpu_does_not_choose_the_cpu(tmp_path: Path) -> None
     assert command_of(tmp_path, [], trainer__device="cpu").environment["VERL_PLATFORM"] == "cpu"
 
 
+@needs_verl
+@pytest.mark.parametrize(
+    ("recipe", "entry_point"),
+    [
+        ("toolrl/quickstart", "verl.trainer.main_ppo"),
+        ("toolrl/quickstart_sft", "verl_toolrl.integrations.cpu.sft"),
+        ("ppo_trainer", "verl.trainer.main_ppo"),
+    ],
+)
+def test_a_recipe_runs_with_the_trainer_it_is_for(recipe: str, entry_point: str) -> None:
+    made = compose(find_recipe(recipe), [])
+    assert entry_point == made.entry_point
+    assert made.on_cpu == recipe.startswith("toolrl/quickstart")
+
+
 def test_the_shown_line_is_what_is_run(tmp_path: Path) -> None:
     folder = tmp_path / "a folder"
     overrides = ["data.train_files='a b.parquet'", "trainer.total_training_steps=3"]
@@ -146,7 +161,7 @@ def test_the_metrics_file_is_always_written(tmp_path: Path, loggers: Any, expect
 
 def test_the_workers_of_a_foreign_cluster_get_the_variables_through_ray(tmp_path: Path) -> None:
     run: Run = new_run(tmp_path / "out", "r", [])
-    recipe = composed(trainer__device="cpu", trainer__logger=["file"])
+    recipe = composed(trainer__device="cpu", trainer__logger=["file"], ray_kwargs__ray_init__num_cpus=2)
     command = build_command(Recipe("r"), run, recipe, resume=False, cluster="10.0.0.1:6379")
     prefix = "+ray_kwargs.ray_init.runtime_env.env_vars."
     assert f"{prefix}VERL_PLATFORM='cpu'" in command.argv

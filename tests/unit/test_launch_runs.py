@@ -23,7 +23,7 @@ def test_a_marker_is_read_as_it_was_written(tmp_path: Path) -> None:
     run.attempt.keeper = identity(os.getpid())
     run.save()
     assert run == load_run(tmp_path / "out")
-    assert ["run.json"] == os.listdir(tmp_path / "out")
+    assert ["run.json", "train.log"] == sorted(os.listdir(tmp_path / "out"))
 
 
 def test_describing_a_run_writes_nothing(tmp_path: Path) -> None:
@@ -47,6 +47,14 @@ def test_of_two_starts_into_one_folder_one_is_refused(tmp_path: Path) -> None:
     loaded = load_run(tmp_path / "out")
     assert loaded is not None
     assert one.id == loaded.id
+
+
+def test_of_two_resumes_at_once_one_is_refused(tmp_path: Path) -> None:
+    take(tmp_path / "out")
+    one, two = (resumed_run(tmp_path / "out", "toolrl/quickstart", []) for _ in range(2))
+    claim(one)
+    with pytest.raises(ConfigError, match="taken by another run"):
+        claim(two)
 
 
 def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:

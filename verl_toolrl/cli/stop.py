@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -36,8 +37,9 @@ def stop(
         typer.echo("no run is going and nothing was left behind")
         return
     survivors = 0
+    folder = run if run is not None and Path(run).is_dir() else ""
     for run_id in found:
-        outcome = stop_run(run_id)
+        outcome = stop_run(run_id, folder)
         typer.echo(outcome.text())
         survivors += len(outcome.survivors)
     if survivors:

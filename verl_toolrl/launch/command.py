@@ -1,4 +1,4 @@
-"""The command line of a run: `python -m verl.trainer.main_ppo`, as it is run and as it is shown.
+"""The command line of a run: `python -m verl.trainer.main_ppo ...`, as it is run and as it is shown.
 
 The shown line works by itself: the variables in front are those that verl needs (`VERL_PLATFORM`, the place of the
 metrics file). What only the keeper needs (the run's mark, Ray's scratch folder) is left out of it.
@@ -101,6 +101,8 @@ def build_command(recipe: Recipe, run: Run, composed: Composed, *, resume: bool,
         "hydra.run.dir": quote(str(run.folder)),
         "hydra.output_subdir": "null",
     }
+    if "ray_kwargs" not in composed.config:
+        cluster = None  # supervised training does without Ray
     loggers = composed.get("trainer.logger", [])
     loggers = [loggers] if isinstance(loggers, str) else list(loggers)
     if "file" not in loggers:
@@ -114,6 +116,6 @@ def build_command(recipe: Recipe, run: Run, composed: Composed, *, resume: bool,
             # Always in quotes: Ray wants texts, and Hydra reads a run id such as 12e45678 as a number.
             ours[f"+ray_kwargs.ray_init.runtime_env.env_vars.{key}"] = f"'{value}'"
     taken = {override_key(override) for override in overrides}
-    argv = [sys.executable, "-m", "verl.trainer.main_ppo", *recipe.arguments]
+    argv = [sys.executable, "-m", composed.entry_point, *recipe.arguments]
     argv += [f"{key}={value}" for key, value in ours.items() if override_key(key) not in taken]
     return Command(argv=argv + overrides, environment=environment, bookkeeping=bookkeeping)

@@ -20,7 +20,6 @@ import subprocess
 import time
 from pathlib import Path
 
-from verl_toolrl.launch.metrics import newest_step, total_steps
 from verl_toolrl.launch.processes import (
     Process,
     adopt_orphans,
@@ -54,8 +53,8 @@ VITAL_PROGRAMS = ("raylet", "gcs_server")
 VITAL_PATIENCE = 4.0
 """Seconds that verl gets to end by itself, with its own error, after a vital process died."""
 
-LAST_STEP_PATIENCE = 60.0
-"""The same after the last step, when the engines are being closed on purpose."""
+CLOSING_PATIENCE = 60.0
+"""The same after training, while verl closes its engines."""
 
 
 def is_vital(title: str) -> bool:
@@ -98,6 +97,8 @@ class Keeper:
         self._trainer: Process | None = None
         self._vital: dict[int, str] = {}
         self._vital_died: tuple[float, str] | None = None
+        self._died_in_training = False
+        self._task_begun = self._task_ended = False
         self._stop_signal = 0
         self._force = False
 
@@ -128,8 +129,8 @@ class Keeper:
             if time.monotonic() >= scan_at:
                 begin = time.monotonic()
                 self._scan()
-                # On a machine with thousands of processes a look takes time: spend a fiftieth of it at most.
-                scan_at = begin + max(1.0, 50 * (time.monotonic() - begin))
+                # A look takes time on a machine with thousands of processes, or with none to spare.
+                scan_at = begin + min(max(1.0, 50 * (time.monotonic() - begin)), 3.0)
             self._listen(0.2)
 
     def end(self) -> None:
@@ -147,7 +148,8 @@ class Keeper:
             self.run,
             reason=self.reason,
             exit_code=self.exit_code,
-            died=self._vital_died[1] if self._vital_died else "",
+            # A trainer that fails takes engine and workers along: their death is the cause only if it came first.
+            died=self._vital_died[1] if self._vital_died and (self.reason or self._died_in_training) else "",
             ended=list(ended.values()),
             survivors=survivors,
         )
@@ -182,20 +184,27 @@ class Keeper:
         alive = self._members()
         if self._memory.look(alive):
             self.run.attempt.segments = sorted(self._memory.used)
-            self.run.save()
-        now = {process.pid for process in alive}
-        dead = [f"{title.partition(' ')[0]} (process {pid})" for pid, title in self._vital.items() if pid not in now]
-        if dead and self._vital_died is None:
-            self._vital_died = time.monotonic(), dead[0]
-        self._vital = vital_processes(alive)
-        if self._vital_died is not None and time.monotonic() - self._vital_died[0] > self._patience_with_verl():
-            self.reason = "died"
+            with contextlib.suppress(OSError):  # a full disk must not end a run that verl can still save
+                self.run.save()
+        self._watch_vital(vital_processes(alive), {process.pid for process in alive})
 
-    def _patience_with_verl(self) -> float:
-        last = total_steps(self.run.file("train.log"))
-        newest = newest_step(self.run.file("metrics.jsonl"))
-        done = last is not None and newest is not None and newest >= last
-        return LAST_STEP_PATIENCE if done else VITAL_PATIENCE
+    def _watch_vital(self, vital: dict[int, str], alive: set[int]) -> None:
+        """Find out whether one died that verl would wait for, and give verl time to notice.
+
+        At the end of training verl closes its actors and engines itself; that is under way once the task runner's `run`
+        has returned, which Ray shows in its title. The death of the task runner itself reaches the trainer through Ray.
+        """
+        running = any(title.startswith("ray::TaskRunner") and ".run" in title for title in vital.values())
+        for pid, title in self._vital.items():
+            if pid not in alive and self._vital_died is None and (running or not title.startswith("ray::")):
+                self._vital_died = time.monotonic(), f"{title.partition(' ')[0]} (process {pid})"
+                self._died_in_training = running
+        self._task_begun = self._task_begun or running
+        self._task_ended = self._task_ended or (self._task_begun and not running and self._vital_died is None)
+        self._vital = vital
+        patience = CLOSING_PATIENCE if self._task_ended else VITAL_PATIENCE
+        if self._vital_died is not None and time.monotonic() - self._vital_died[0] > patience:
+            self.reason = "died"
 
     def _listen(self, seconds: float) -> None:
         """Wait for a word of the launcher, or for a signal; the first reason stands."""
@@ -223,7 +232,7 @@ def finish_run(
     elif reason:
         attempt.state, attempt.reason = "interrupted", reason
     else:
-        attempt.state, attempt.reason = "failed", describe_exit(exit_code)
+        attempt.state, attempt.reason = "failed", describe_exit(exit_code) + (f", after {died} died" if died else "")
     attempt.exit_code = exit_code
     attempt.died = died if attempt.state == "failed" else ""
     attempt.ended_processes = ended
@@ -231,7 +240,8 @@ def finish_run(
     attempt.stopped = time.strftime("%Y-%m-%dT%H:%M:%S")
     keep_logs = run.folder / f"ray-logs.{attempt.number}" if attempt.state == "failed" else None
     remove_scratch(scratch_folder(run.id), keep_logs_in=keep_logs)
-    run.save()
+    with contextlib.suppress(OSError):  # a full disk; the processes are gone all the same
+        run.save()
 
 
 def describe_exit(exit_code: int | None) -> str:

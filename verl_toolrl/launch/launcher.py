@@ -26,8 +26,17 @@ from verl_toolrl.launch.preflight import check_files, check_memory, check_ports
 from verl_toolrl.launch.processes import Process, adopt_orphans, descendants, members, process_table
 from verl_toolrl.launch.progress import Progress, duration
 from verl_toolrl.launch.recipes import Composed, compose, find_recipe
-from verl_toolrl.launch.runs import Run, claim, default_output, last_checkpoint, load_run, new_run, resumed_run
-from verl_toolrl.launch.stop import sweep
+from verl_toolrl.launch.runs import (
+    UNFINISHED,
+    Run,
+    claim,
+    default_output,
+    last_checkpoint,
+    load_run,
+    new_run,
+    resumed_run,
+)
+from verl_toolrl.launch.stop import stop_run, sweep
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -101,6 +110,11 @@ def plan_run(
     command = build_command(recipe, run, composed, resume=resume, cluster=cluster)
     run.attempt.command = command.shell_line()
     if not dry_run:
+        if resume and run.attempts[-2].state in UNFINISHED:
+            # Launcher and keeper of the last attempt were killed, so that nobody has tidied up after it.
+            stop_run(run.id, str(run.folder))
+            tidied = load_run(run.folder)
+            run.attempts[:-1] = tidied.attempts if tidied is not None else run.attempts[:-1]
         claim(run)
         run.file("config.yaml").write_text(composed.to_yaml(command.environment))
     return Plan(
@@ -194,7 +208,7 @@ def execute(plan: Plan, console: Console, *, verbose: bool = False, patience: fl
                 time.sleep(0.2)
             show(verbose)
         run = load_run(run.folder) or run
-        if run.attempt.state in ("starting", "running"):
+        if run.attempt.state in UNFINISHED:
             _stand_in(run, keeper.returncode, own_children)
     return run, progress
 

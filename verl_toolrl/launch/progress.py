@@ -29,6 +29,7 @@ _PHASES = (
     (re.compile(r"Loading weights: 100%"), "starting the engine"),
     (re.compile(r"Training Progress:"), "first step"),
 )
+_STEP_KEYS = {"training/global_step", "train/loss"}  # of verl's RL and SFT trainers
 _BARS = "▁▂▃▄▅▆▇█"
 _RECENT = 5  # steps over which seconds a step are averaged
 
@@ -112,7 +113,7 @@ class Progress:
     @property
     def steps(self) -> list[int]:
         """Training steps with metrics; validation before the first step is not one."""
-        return sorted(step for step, metrics in self.records.items() if "training/global_step" in metrics)
+        return sorted(step for step, metrics in self.records.items() if metrics.keys() & _STEP_KEYS)
 
     def series(self, key: str) -> list[float]:
         """Values of a metric over the training steps that have it."""
@@ -162,6 +163,8 @@ class Progress:
                 if f"reward/{name}/mean" in metrics
             )
             parts.append(f"reward {metrics['critic/score/mean']:.3f}" + (f" ({inner})" if inner else ""))
+        if "train/loss" in metrics:
+            parts.append(f"loss {metrics['train/loss']:.3f}")
         if "timing_s/step" in metrics:
             parts.append(f"{metrics['timing_s/step']:.1f} s")
         if "perf/throughput" in metrics:
@@ -212,13 +215,14 @@ class Progress:
         return "  ".join(facts)
 
     def _course(self) -> RenderableType:
-        """Reward and components: newest, first and best value, and a small curve."""
+        """Reward and components: newest, first and highest value, and a small curve."""
         from rich.table import Table
 
         table = Table(box=None, pad_edge=False, header_style="dim")
-        for heading in ("", "now", "first", "best", "course"):
+        for heading in ("", "now", "first", "highest", "course"):
             table.add_column(heading, justify="left" if heading in ("", "course") else "right")
         for name, key in [
+            ("loss", "train/loss"),
             ("reward", "critic/score/mean"),
             *((name, f"reward/{name}/mean") for name in self.components),
         ]:

@@ -8,6 +8,7 @@ located, not imported: whether a recipe runs on the CPU has to be known before v
 from __future__ import annotations
 
 import contextlib
+import importlib.resources
 import importlib.util
 import os
 import re
@@ -67,7 +68,30 @@ class Composed:
     @property
     def on_cpu(self) -> bool:
         """Whether the recipe asks for the CPU platform. A machine without a GPU never chooses it by itself."""
-        return self.hardware == "cpu" or self.get("trainer.device") == "cpu"
+        if self.hardware is not None:
+            return self.hardware == "cpu"
+        from omegaconf import OmegaConf
+
+        # Not resolved: `require_platform` raises while the platform is not chosen.
+        raw = OmegaConf.to_container(self.config, resolve=False)
+        trainer = raw.get("trainer") if isinstance(raw, dict) else None
+        device = str(trainer.get("device")) if isinstance(trainer, dict) else ""
+        return device.startswith(("cpu", "${toolrl.require_platform:cpu,"))
+
+    @property
+    def entry_point(self) -> str:
+        """Module of the trainer: PPO and its kin, or supervised training.
+
+        Raises:
+            ConfigError: Supervised training on GPUs, which torchrun starts.
+        """
+        if "engine" not in self.config or "actor_rollout_ref" in self.config:
+            return "verl.trainer.main_ppo"
+        if self.on_cpu:
+            return "verl_toolrl.integrations.cpu.sft"
+        raise ConfigError(
+            "supervised training on GPUs is started by torchrun: torchrun -m verl.trainer.sft_trainer --config-name ..."
+        )
 
     def to_yaml(self, environment: Mapping[str, str]) -> str:
         """The configuration with its interpolations resolved, where all of them can be.
@@ -91,9 +115,7 @@ class Composed:
 
 def recipe_folder() -> Path:
     """The recipes of this package."""
-    import verl_toolrl.recipes
-
-    return Path(verl_toolrl.recipes.__path__[0])
+    return Path(str(importlib.resources.files("verl_toolrl.recipes")))
 
 
 def known_recipes() -> list[str]:

@@ -26,6 +26,7 @@ from verl_toolrl.launch.processes import read_process
 
 __all__ = [
     "MARKER",
+    "UNFINISHED",
     "Attempt",
     "Run",
     "claim",
@@ -38,6 +39,8 @@ __all__ = [
 ]
 
 MARKER = "run.json"
+UNFINISHED = ("starting", "running")
+"""States that an attempt keeps only while it runs, or when everything that could have changed them was killed."""
 
 
 @dataclass
@@ -71,7 +74,7 @@ class Attempt:
     """Exit code of the trainer; negative when a signal ended it."""
 
     died: str = ""
-    """The first vital process that was found dead in a run that failed; its cause or the first thing that followed."""
+    """The vital process whose death made the run fail, if it was that."""
 
     segments: list[str] = field(default_factory=list)
     """Segments of shared memory that processes of the run were seen to use."""
@@ -216,9 +219,8 @@ def claim(run: Run) -> None:
     """
     try:
         run.folder.mkdir(parents=True, exist_ok=True)
-        if run.attempt.number == 1:
-            # Two starts at once into one folder: whoever creates the marker has it.
-            os.close(os.open(run.folder / MARKER, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        # Two starts at once into one folder: whoever creates the log of the attempt has it.
+        os.close(os.open(run.file("train.log"), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
         run.save()
     except FileExistsError as err:
         raise ConfigError(f"{run.folder} was taken by another run a moment ago: give another --output") from err

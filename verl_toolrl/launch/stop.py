@@ -16,7 +16,7 @@ from verl_toolrl.launch.keeper import finish_run
 from verl_toolrl.launch.preflight import describe_runs
 from verl_toolrl.launch.processes import Process, end_processes, mark_of, marked_runs, members, send_signal
 from verl_toolrl.launch.residue import SharedMemory, remove_scratch, scratch_folder
-from verl_toolrl.launch.runs import Run, load_run
+from verl_toolrl.launch.runs import UNFINISHED, Run, load_run
 
 __all__ = ["Outcome", "find_runs", "stop_run", "sweep"]
 
@@ -71,14 +71,20 @@ def find_runs(text: str | None, *, everything: bool) -> list[str]:
         run = load_run(Path(text))
         if run is None:
             raise ConfigError(f"{text} is not the folder of a run (no run.json)")
-        return [run.id] if run.id in going else []
+        return [run.id] if run.id in going or run.attempt.state in UNFINISHED else []
     raise UnknownNameError("run", text, going)
 
 
-def stop_run(run_id: str) -> Outcome:
-    """End one run and remove what it leaves."""
+def stop_run(run_id: str, folder: str = "") -> Outcome:
+    """End one run and remove what it leaves.
+
+    Args:
+        run_id: The run.
+        folder: Its folder, where that is known; otherwise its processes say it.
+    """
     alive = members(run_id)
-    folder = next((mark["VERL_TOOLRL_RUN_DIR"] for p in alive if "VERL_TOOLRL_RUN_DIR" in (mark := mark_of(p.pid))), "")
+    marks = [mark_of(process.pid) for process in alive]
+    folder = folder or next((mark["VERL_TOOLRL_RUN_DIR"] for mark in marks if "VERL_TOOLRL_RUN_DIR" in mark), "")
     titles = {process.pid: process.title for process in alive}
     run = load_run(Path(folder)) if folder else None
     if run is not None:
@@ -114,7 +120,7 @@ def sweep(
     memory.look(find())
     ended, survivors = end_processes(find, patience=2.0)
     segments = memory.remove()
-    if run is not None and run.attempt.state in ("starting", "running"):
+    if run is not None and run.attempt.state in UNFINISHED:
         finish_run(run, reason=reason, exit_code=None, died=died, ended=list(ended.values()), survivors=survivors)
     remove_scratch(scratch_folder(run_id))
     return Outcome(run_id, "", ended, segments, [f"{process.title} (process {process.pid})" for process in survivors])

@@ -1,1 +1,1 @@
-"""Data sets: rows in, checks, Parquet out."""
+"""Rows in, parquet out: the checks of a file, and converters from other layouts to verl's RL schema."""

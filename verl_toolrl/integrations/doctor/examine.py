@@ -42,7 +42,7 @@ def examine() -> Report:
     # Where nothing else is possible, look with the eyes of `verl-toolrl train`, which sets it for recipes for the CPU.
     assumed_cpu = not nodes and not os.environ.get("VERL_PLATFORM")
     on_cpu = assumed_cpu or is_cpu_platform()
-    report.findings += _python_findings() + package_findings(report.packages)
+    report.findings += _own_findings() + package_findings(report.packages)
     if find_distribution("verl") and find_distribution("torch"):
         probes = _run_probes({"VERL_PLATFORM": "cpu"} if assumed_cpu else {})
         _judge_verl(report, probes.pop("verl"), nodes, assumed_cpu, on_cpu)
@@ -52,7 +52,7 @@ def examine() -> Report:
     return report
 
 
-def _python_findings() -> list[Finding]:
+def _own_findings() -> list[Finding]:
     findings = []
     if not (3, 10) <= sys.version_info[:2] < (3, 13):
         what = f"Python {platform.python_version()} runs here, and verl 0.9 wants 3.10 to 3.12"
@@ -60,6 +60,10 @@ def _python_findings() -> list[Finding]:
     if not any(found.name == "verl-toolrl" for found in distributions()):
         what = "verl-toolrl is not installed, only importable, so verl does not find it"
         findings.append(Finding("error", what, "pip install -e . in the checkout"))
+    policy = os.environ.get("VERL_USE_EXTERNAL_PLUGINS", "auto").strip().lower()
+    if policy != "auto" and "toolrl" not in [name.strip() for name in policy.split(",")]:
+        what = f"VERL_USE_EXTERNAL_PLUGINS={policy} keeps verl from loading verl-toolrl"
+        findings.append(Finding("error", what, "unset it, or add toolrl to its list"))
     return findings
 
 
@@ -151,17 +155,13 @@ def _platform_findings(
 
 
 def _name_findings(registered: list[Registered], on_cpu: bool) -> list[Finding]:
-    """Say which of our names are missing, and whether a setting of verl keeps us out."""
+    """Say which of our names are missing."""
     wanted = {**OUR_NAMES, **(OUR_CPU_NAMES if on_cpu else {})}
     there = {(entry.kind, entry.name) for entry in registered if entry.module.startswith("verl_toolrl")}
     missing = [f"{kind} {name}" for kind, names in wanted.items() for name in names if (kind, name) not in there]
-    if not missing:
-        return []
-    policy = os.environ.get("VERL_USE_EXTERNAL_PLUGINS", "auto").lower()
-    if policy != "auto" and "toolrl" not in policy.split(","):
-        what = f"VERL_USE_EXTERNAL_PLUGINS={policy} keeps verl from loading us"
-        return [Finding("error", what, "unset it, or add toolrl to its list")]
-    return [Finding("error", f"not registered with verl: {', '.join(missing)}", "reinstall verl-toolrl")]
+    if missing:
+        return [Finding("error", f"not registered with verl: {', '.join(missing)}", "reinstall verl-toolrl")]
+    return []
 
 
 def _judge_engines(report: Report, probes: dict[str, dict[str, Any]]) -> None:

@@ -16,9 +16,8 @@ import json
 import math
 import re
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import permutations
-from typing import Any
+from typing import Any, NamedTuple
 
 from verl_toolrl.trajectory import ToolCall
 
@@ -26,6 +25,7 @@ __all__ = [
     "FrozenCall",
     "best_pairing",
     "freeze",
+    "freeze_arguments",
     "freeze_call",
     "key_overlap",
     "normalise_call",
@@ -33,8 +33,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
-class FrozenCall:
+class FrozenCall(NamedTuple):
     """A call in a form that compares and hashes under one comparison policy."""
 
     name: str
@@ -45,9 +44,19 @@ class FrozenCall:
 
 def freeze_call(call: ToolCall, *, typed: bool = True) -> FrozenCall:
     """Return the call with its values in comparable form."""
-    arguments = call.arguments
-    items = frozenset([(key, freeze(value, typed=typed)) for key, value in arguments.items()])
-    return FrozenCall(call.name, frozenset(arguments), items)
+    return freeze_arguments(call.name, call.arguments, typed=typed)
+
+
+def freeze_arguments(name: str, arguments: Mapping[str, Any], *, typed: bool = True) -> FrozenCall:
+    """Return a call given by name and arguments with its values in comparable form."""
+    items = frozenset(
+        [(key, value if type(value) in _PLAIN else freeze(value, typed=typed)) for key, value in arguments.items()]
+    )
+    return FrozenCall(name, frozenset(arguments), items)
+
+
+_PLAIN = frozenset({str, int, type(None)})
+"""Types whose values compare under every policy as they are."""
 
 
 def freeze(value: Any, *, typed: bool = True) -> Hashable:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 
-from verl_toolrl.integrations.cpu.chosen import is_cpu_platform
+from verl_toolrl.integrations.chosen_platform import is_cpu_platform
 from verl_toolrl.integrations.on_import import when_imported
 
 __all__ = ["CPU_REGISTRATIONS", "REGISTRATIONS"]
@@ -41,8 +41,9 @@ def _register() -> None:
 
     check_verl(verl.__version__)
     if is_cpu_platform():
-        from verl_toolrl.integrations.cpu import vllm_metadata
+        from verl_toolrl.integrations.cpu import environment, vllm_metadata
 
+        environment.install()
         vllm_metadata.install()
         for name, registration in CPU_REGISTRATIONS.items():
             when_imported(name, registration)

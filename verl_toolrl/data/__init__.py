@@ -1,1 +1,1 @@
-"""Rows in, parquet out: converters from other layouts to verl's RL schema (`verl_toolrl.schema`)."""
+"""Rows in, parquet out: the checks of a file, and converters from other layouts to verl's RL schema."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from verl_toolrl.errors import ConfigError
 from verl_toolrl.trajectory import ToolCall
@@ -13,8 +13,7 @@ from verl_toolrl.trajectory import ToolCall
 __all__ = ["Dialect", "ParsedResponse", "Problem", "Reading"]
 
 
-@dataclass(frozen=True)
-class Problem:
+class Problem(NamedTuple):
     """A piece of text that was not written as the dialect asks."""
 
     span: tuple[int, int]
@@ -23,8 +22,7 @@ class Problem:
     """What is wrong, in words."""
 
 
-@dataclass(frozen=True)
-class ParsedResponse:
+class ParsedResponse(NamedTuple):
     """One response, taken apart. Offsets count characters of the text that was read."""
 
     calls: tuple[ToolCall, ...] = ()

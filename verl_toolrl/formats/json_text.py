@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import json_repair
 
@@ -48,8 +48,7 @@ _strict = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
 _lenient = json.JSONDecoder(strict=False).scan_once  # type: ignore[attr-defined]
 
 
-@dataclass(frozen=True)
-class Value:
+class Value(NamedTuple):
     """One JSON value of a text."""
 
     value: Any
@@ -82,7 +81,7 @@ def open_brackets(text: str) -> int:
     return depth
 
 
-def _decode(text: str, position: int) -> tuple[Any, int, str | None]:
+def decode(text: str, position: int) -> tuple[Any, int, str | None]:
     """Read the value at an offset: the value, the offset behind it, and why there is none."""
     try:
         value, stop = _strict(text, position)
@@ -99,7 +98,7 @@ def _decode(text: str, position: int) -> tuple[Any, int, str | None]:
 
 def _scan_one(piece: str, offset: int) -> tuple[list[Value], int, str | None]:
     start = _skip_space(piece, 0)
-    value, stop, reason = _decode(piece, start)
+    value, stop, reason = decode(piece, start)
     found = [] if reason else [Value(value, offset + start, offset + stop)]
     return found, offset + stop, reason
 
@@ -195,7 +194,7 @@ class JsonReader:
         while position < len(piece):
             if until is not None and piece.startswith(until, position):
                 return values, start + position, None
-            value, stop, reason = _decode(piece, position)
+            value, stop, reason = decode(piece, position)
             if reason is None and len(values) == MAX_ITEMS:
                 reason = f"more than {MAX_ITEMS} values"
             if reason is not None:

@@ -34,7 +34,7 @@ class OpenAIDialect(Dialect):
         message = text if isinstance(text, Mapping) else _message(text, json_reader)
         if message is None:
             message = {"content": text}
-            if '"tool_calls"' in text:
+            if text.lstrip().startswith("{"):
                 reading.unparsed.append(Problem((0, len(text)), "a message that is not valid JSON"))
         for key in ("reasoning_content", "reasoning"):
             if isinstance(message.get(key), str):

@@ -32,10 +32,15 @@ _ENTRY = re.compile(
     r"Parameters: (.*)$",
     re.MULTILINE,
 )
-_TYPES = (
-    ("list", "array"), ("array", "array"), ("tuple", "array"), ("set", "array"), ("dict", "object"), ("object",
-    "object"), ("str", "string"), ("int", "integer"), ("float", "number"), ("num", "number"), ("double", "number"), ("bool", "boolean"),
-)  # fmt: skip
+_TYPES = {
+    "array": ("list", "array", "tuple", "set"),
+    "object": ("dict", "object"),
+    "string": ("str",),
+    "integer": ("int",),
+    "number": ("float", "num", "double"),
+    "boolean": ("bool",),
+}
+"""JSON Schema type -> how the words that ToolRL uses for it begin."""
 
 
 def read_tools(tools: Any, where: str = "tools") -> tuple[Tool, ...]:
@@ -86,7 +91,7 @@ def tools_from_prompt(text: str) -> tuple[Tool, ...]:
         if isinstance(parameters, dict):
             found.append(
                 {
-                    "name": entry.group(1).strip(),
+                    "name": entry.group(1),
                     "description": entry.group(2).strip(),
                     "parameters": {
                         "type": "object",
@@ -127,7 +132,7 @@ def _parameter(value: Any) -> dict[str, Any]:
         return {}
     schema: dict[str, Any] = {"description": str(value.get("description", ""))}
     declared = str(value.get("type", "")).lower()
-    kind = next((kind for word, kind in _TYPES if declared.startswith(word)), None)
+    kind = next((kind for kind, words in _TYPES.items() if declared.startswith(words)), None)
     if kind:
         schema["type"] = kind
     if value.get("default", "") != "":

@@ -86,7 +86,9 @@ class RobustReward:
         target = parse_schedule(self.length_target, "toolrl (robust): length_target")
         if target.bounds[0] <= 0:
             raise ConfigError(f"toolrl (robust): length_target must be above 0, got {self.length_target!r}")
+        constant = all(schedule.is_constant for schedule in schedules.values())
         object.__setattr__(self, "_weights", schedules)
+        object.__setattr__(self, "_factors", {n: s.at(0) for n, s in schedules.items()} if constant else None)
         object.__setattr__(self, "_target", target)
 
     def __call__(
@@ -95,18 +97,29 @@ class RobustReward:
         """Score one response; see `RewardFunction`."""
         if isinstance(response, str):
             response = strip_template(response, self.chat_family)
-        offered = read_tools(tools) if tools is not None else ()
+        offered = read_tools(tools)
         parsed = parse_response(response, self.dialect, tools=offered, in_thought=self.in_thought)
         schemas = {tool["name"]: tool["parameters"] for tool in offered}
         truth = self._truth(ground_truth, schemas)
         correctness, surplus = self._correctness(parsed, truth, schemas if self.compare == "schema" else {})
-        weights: dict[str, Schedule] = self._weights  # type: ignore[attr-defined]
-        parts = {"format": float(parsed.well_formed), "correctness": correctness, "length": 0.0}
-        if weights["length"].bounds != (0.0, 0.0):
+        factors = self._factors_at(step, total_steps)
+        length = 0.0
+        if factors["length"]:
             target = self._target.at(step, total_steps)  # type: ignore[attr-defined]
-            parts["length"] = min(len((parsed.thought or "").split()) / target, 1.0)
-        components = {name: part * weights[name].at(step, total_steps) for name, part in parts.items()}
+            length = min(len((parsed.thought or "").split()) / target, 1.0)
+        components = {
+            "format": factors["format"] * parsed.well_formed,
+            "correctness": factors["correctness"] * correctness,
+            "length": factors["length"] * length,
+        }
         return Reward(math.fsum(components.values()), components, _metrics(parsed, surplus, schemas))
+
+    def _factors_at(self, step: int, total_steps: int | None) -> dict[str, float]:
+        constant: dict[str, float] | None = self._factors  # type: ignore[attr-defined]
+        if constant is not None:
+            return constant
+        weights: dict[str, Schedule] = self._weights  # type: ignore[attr-defined]
+        return {name: schedule.at(step, total_steps) for name, schedule in weights.items()}
 
     def _truth(self, ground_truth: Any, schemas: Mapping[str, Any]) -> _Truth:
         if isinstance(ground_truth, str) and self.compare == "typed":

@@ -59,7 +59,7 @@ class Schedule:
         Raises:
             ConfigError: If the length is missing, or the step lies outside the run.
         """
-        if len(self.values) == 1:
+        if self.is_constant:
             return self.values[0]
         position = self._position(step, total_steps)
         if self.kind == "step":

@@ -155,10 +155,6 @@ class PlatformCPU(PlatformBase):
     def ray_noset_envvars(self) -> list[str]:
         return ["RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES"]
 
-    def rollout_env_vars(self) -> dict[str, str]:
-        # nobind: trainer and engine take turns on the same cores, so neither may pin its threads.
-        return {"VLLM_CPU_OMP_THREADS_BIND": os.environ.get("VLLM_CPU_OMP_THREADS_BIND", "nobind")}
-
     def is_ipc_supported(self) -> bool:
         return False
 

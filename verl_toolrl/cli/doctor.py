@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from verl_toolrl.integrations.doctor.report import Registered, Report
+    from verl_toolrl.doctor.report import Registered, Report
 
 __all__ = ["doctor"]
 
@@ -36,7 +36,7 @@ def doctor(
 
     from rich.console import Console
 
-    from verl_toolrl.integrations.doctor.examine import examine
+    from verl_toolrl.doctor.examine import examine
 
     if as_json:
         report = examine()

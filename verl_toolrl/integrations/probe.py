@@ -1,6 +1,6 @@
 """Imports verl or an engine in a process of its own and writes down, as JSON, what it sees.
 
-    python -m verl_toolrl.integrations.doctor.probe {verl,vllm,sglang} FILE
+    python -m verl_toolrl.integrations.probe {verl,vllm,sglang} FILE
 
 A process of its own, since an import can print, hang or crash, and all three are findings. What verl's registries hold
 is read from the registries themselves: verl offers no list of them.

@@ -8,7 +8,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from verl_toolrl.integrations.doctor.report import Finding, Package, Severity
+from verl_toolrl.doctor.report import Finding, Package, Severity
 from verl_toolrl.integrations.versions import VERL_MAX, VERL_MIN
 
 __all__ = ["ENGINES", "check_packages", "find_distribution", "package_findings"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import platform
@@ -14,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from verl_toolrl import __version__
+from verl_toolrl.doctor.machine import accelerator_nodes, look_at_machine, machine_findings
+from verl_toolrl.doctor.packages import ENGINES, check_packages, find_distribution, package_findings
+from verl_toolrl.doctor.report import Engine, Finding, Platform, Plugin, Registered, Report
 from verl_toolrl.integrations.chosen_platform import is_cpu_platform
-from verl_toolrl.integrations.doctor.machine import accelerator_nodes, look_at_machine, machine_findings
-from verl_toolrl.integrations.doctor.packages import ENGINES, check_packages, find_distribution, package_findings
-from verl_toolrl.integrations.doctor.report import Engine, Finding, Platform, Plugin, Registered, Report
 
 __all__ = ["OUR_NAMES", "examine"]
 
@@ -73,7 +74,7 @@ def _run_probes(environment: dict[str, str]) -> dict[str, dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         running = {}
         for kind in kinds:
-            command = [sys.executable, "-m", f"{__package__}.probe", kind, str(Path(folder, kind))]
+            command = [sys.executable, "-m", "verl_toolrl.integrations.probe", kind, str(Path(folder, kind))]
             output = open(Path(folder, f"{kind}.log"), "w+")  # noqa: SIM115  (closed with its process below)
             running[kind] = (
                 output,
@@ -145,6 +146,10 @@ def _platform_findings(
         build = f"built for {seen['torch']['cuda']}" if seen["torch"]["cuda"] else "a CPU build"
         what = f"an accelerator is there ({', '.join(nodes)}), but torch ({build}) cannot use it"
         findings.append(Finding("error", what, "install a torch that fits the driver, or set VERL_PLATFORM=cpu"))
+    elif accelerators and importlib.util.find_spec("flash_attn") is None:
+        what = "flash-attn is not installed; verl uses it for models unless a recipe says otherwise"
+        remedy = "install it, or set actor_rollout_ref.model.override_config.attn_implementation=sdpa"
+        findings.append(Finding("warning", what, remedy))
     if os.environ.get("RAY_ADDRESS"):
         what = (
             "RAY_ADDRESS is set: workers of that cluster need verl-toolrl installed, and do not inherit VERL_PLATFORM"

@@ -76,12 +76,9 @@ def _run_probes(environment: dict[str, str]) -> dict[str, dict[str, Any]]:
         for kind in kinds:
             command = [sys.executable, "-m", "verl_toolrl.integrations.probe", kind, str(Path(folder, kind))]
             output = open(Path(folder, f"{kind}.log"), "w+")  # noqa: SIM115  (closed with its process below)
-            running[kind] = (
-                output,
-                subprocess.Popen(
-                    command, env={**os.environ, **environment}, stdout=output, stderr=subprocess.STDOUT, cwd=folder
-                ),
-            )
+            env = {**os.environ, **environment}
+            process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=env, cwd=folder)
+            running[kind] = output, process
         deadline = time.monotonic() + PROBE_SECONDS
         return {kind: _answer(Path(folder, kind), *started, deadline) for kind, started in running.items()}
 
@@ -109,9 +106,7 @@ def _tail(output: Any, lines: int = 40) -> str:
 def _judge_verl(report: Report, seen: dict[str, Any], nodes: tuple[str, ...], assumed_cpu: bool, on_cpu: bool) -> None:
     add = report.findings.append
     if "crash" in seen:
-        add(
-            Finding("error", f"importing torch and verl fails: {seen['crash']}", "see the output below", seen["output"])
-        )
+        add(Finding("error", f"importing torch and verl fails: {seen['crash']}", details=seen["output"]))
         return
     report.plugins = [Plugin(**plugin) for plugin in seen["plugins"]]
     report.registered = [Registered(**registered) for registered in seen["registered"]]
@@ -151,9 +146,7 @@ def _platform_findings(
         remedy = "install it, or set actor_rollout_ref.model.override_config.attn_implementation=sdpa"
         findings.append(Finding("warning", what, remedy))
     if os.environ.get("RAY_ADDRESS"):
-        what = (
-            "RAY_ADDRESS is set: workers of that cluster need verl-toolrl installed, and do not inherit VERL_PLATFORM"
-        )
+        what = "RAY_ADDRESS is set: that cluster's workers need verl-toolrl installed and do not inherit VERL_PLATFORM"
         remedy = "+ray_kwargs.ray_init.runtime_env.env_vars.VERL_PLATFORM=... hands it on"
         findings.append(Finding("note", what, remedy))
     return findings

@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from verl_toolrl.integrations.doctor.report import Registered, Report
+    from verl_toolrl.doctor.report import Registered, Report
 
 __all__ = ["doctor"]
 
@@ -36,7 +36,7 @@ def doctor(
 
     from rich.console import Console
 
-    from verl_toolrl.integrations.doctor.examine import examine
+    from verl_toolrl.doctor.examine import examine
 
     if as_json:
         report = examine()
@@ -120,9 +120,10 @@ def _show_findings(report: Report, console: Console) -> None:
         table.add_row(MARKS[finding.severity], f"{escape(finding.what)}{remedy}")
         console.print(table)
         if finding.details:
-            console.print(escape(finding.details.rstrip()), style="dim")
+            console.print(escape(finding.details.rstrip()), style="dim", soft_wrap=True)
     if report.ok:
         console.print(f"[green]Training can start[/] (platform {report.platform.name if report.platform else '?'}).")
         return
     first = next(finding for finding in report.findings if finding.severity == "error")
-    console.print(f"[red]Training would not start:[/] {escape(first.what)}. {escape(first.remedy)}", soft_wrap=True)
+    remedy = f" → {escape(first.remedy)}" if first.remedy else ""
+    console.print(f"[red]Training would not start:[/] {escape(first.what)}{remedy}", soft_wrap=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import platform
@@ -14,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from verl_toolrl import __version__
+from verl_toolrl.doctor.machine import accelerator_nodes, look_at_machine, machine_findings
+from verl_toolrl.doctor.packages import ENGINES, check_packages, find_distribution, package_findings
+from verl_toolrl.doctor.report import Engine, Finding, Platform, Plugin, Registered, Report
 from verl_toolrl.integrations.chosen_platform import is_cpu_platform
-from verl_toolrl.integrations.doctor.machine import accelerator_nodes, look_at_machine, machine_findings
-from verl_toolrl.integrations.doctor.packages import ENGINES, check_packages, find_distribution, package_findings
-from verl_toolrl.integrations.doctor.report import Engine, Finding, Platform, Plugin, Registered, Report
 
 __all__ = ["OUR_NAMES", "examine"]
 
@@ -42,7 +43,7 @@ def examine() -> Report:
     # Where nothing else is possible, look with the eyes of `verl-toolrl train`, which sets it for recipes for the CPU.
     assumed_cpu = not nodes and not os.environ.get("VERL_PLATFORM")
     on_cpu = assumed_cpu or is_cpu_platform()
-    report.findings += _python_findings() + package_findings(report.packages)
+    report.findings += _own_findings() + package_findings(report.packages)
     if find_distribution("verl") and find_distribution("torch"):
         probes = _run_probes({"VERL_PLATFORM": "cpu"} if assumed_cpu else {})
         _judge_verl(report, probes.pop("verl"), nodes, assumed_cpu, on_cpu)
@@ -52,7 +53,7 @@ def examine() -> Report:
     return report
 
 
-def _python_findings() -> list[Finding]:
+def _own_findings() -> list[Finding]:
     findings = []
     if not (3, 10) <= sys.version_info[:2] < (3, 13):
         what = f"Python {platform.python_version()} runs here, and verl 0.9 wants 3.10 to 3.12"
@@ -60,6 +61,10 @@ def _python_findings() -> list[Finding]:
     if not any(found.name == "verl-toolrl" for found in distributions()):
         what = "verl-toolrl is not installed, only importable, so verl does not find it"
         findings.append(Finding("error", what, "pip install -e . in the checkout"))
+    policy = os.environ.get("VERL_USE_EXTERNAL_PLUGINS", "auto").strip().lower()
+    if policy != "auto" and "toolrl" not in [name.strip() for name in policy.split(",")]:
+        what = f"VERL_USE_EXTERNAL_PLUGINS={policy} keeps verl from loading verl-toolrl"
+        findings.append(Finding("error", what, "unset it, or add toolrl to its list"))
     return findings
 
 
@@ -69,14 +74,11 @@ def _run_probes(environment: dict[str, str]) -> dict[str, dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         running = {}
         for kind in kinds:
-            command = [sys.executable, "-m", f"{__package__}.probe", kind, str(Path(folder, kind))]
+            command = [sys.executable, "-m", "verl_toolrl.integrations.probe", kind, str(Path(folder, kind))]
             output = open(Path(folder, f"{kind}.log"), "w+")  # noqa: SIM115  (closed with its process below)
-            running[kind] = (
-                output,
-                subprocess.Popen(
-                    command, env={**os.environ, **environment}, stdout=output, stderr=subprocess.STDOUT, cwd=folder
-                ),
-            )
+            env = {**os.environ, **environment}
+            process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=env, cwd=folder)
+            running[kind] = output, process
         deadline = time.monotonic() + PROBE_SECONDS
         return {kind: _answer(Path(folder, kind), *started, deadline) for kind, started in running.items()}
 
@@ -104,9 +106,7 @@ def _tail(output: Any, lines: int = 40) -> str:
 def _judge_verl(report: Report, seen: dict[str, Any], nodes: tuple[str, ...], assumed_cpu: bool, on_cpu: bool) -> None:
     add = report.findings.append
     if "crash" in seen:
-        add(
-            Finding("error", f"importing torch and verl fails: {seen['crash']}", "see the output below", seen["output"])
-        )
+        add(Finding("error", f"importing torch and verl fails: {seen['crash']}", details=seen["output"]))
         return
     report.plugins = [Plugin(**plugin) for plugin in seen["plugins"]]
     report.registered = [Registered(**registered) for registered in seen["registered"]]
@@ -141,27 +141,25 @@ def _platform_findings(
         build = f"built for {seen['torch']['cuda']}" if seen["torch"]["cuda"] else "a CPU build"
         what = f"an accelerator is there ({', '.join(nodes)}), but torch ({build}) cannot use it"
         findings.append(Finding("error", what, "install a torch that fits the driver, or set VERL_PLATFORM=cpu"))
+    elif accelerators and importlib.util.find_spec("flash_attn") is None:
+        what = "flash-attn is not installed; verl uses it for models unless a recipe says otherwise"
+        remedy = "install it, or set actor_rollout_ref.model.override_config.attn_implementation=sdpa"
+        findings.append(Finding("warning", what, remedy))
     if os.environ.get("RAY_ADDRESS"):
-        what = (
-            "RAY_ADDRESS is set: workers of that cluster need verl-toolrl installed, and do not inherit VERL_PLATFORM"
-        )
+        what = "RAY_ADDRESS is set: that cluster's workers need verl-toolrl installed and do not inherit VERL_PLATFORM"
         remedy = "+ray_kwargs.ray_init.runtime_env.env_vars.VERL_PLATFORM=... hands it on"
         findings.append(Finding("note", what, remedy))
     return findings
 
 
 def _name_findings(registered: list[Registered], on_cpu: bool) -> list[Finding]:
-    """Say which of our names are missing, and whether a setting of verl keeps us out."""
+    """Say which of our names are missing."""
     wanted = {**OUR_NAMES, **(OUR_CPU_NAMES if on_cpu else {})}
     there = {(entry.kind, entry.name) for entry in registered if entry.module.startswith("verl_toolrl")}
     missing = [f"{kind} {name}" for kind, names in wanted.items() for name in names if (kind, name) not in there]
-    if not missing:
-        return []
-    policy = os.environ.get("VERL_USE_EXTERNAL_PLUGINS", "auto").lower()
-    if policy != "auto" and "toolrl" not in policy.split(","):
-        what = f"VERL_USE_EXTERNAL_PLUGINS={policy} keeps verl from loading us"
-        return [Finding("error", what, "unset it, or add toolrl to its list")]
-    return [Finding("error", f"not registered with verl: {', '.join(missing)}", "reinstall verl-toolrl")]
+    if missing:
+        return [Finding("error", f"not registered with verl: {', '.join(missing)}", "reinstall verl-toolrl")]
+    return []
 
 
 def _judge_engines(report: Report, probes: dict[str, dict[str, Any]]) -> None:

@@ -1,6 +1,6 @@
 """Imports verl or an engine in a process of its own and writes down, as JSON, what it sees.
 
-    python -m verl_toolrl.integrations.doctor.probe {verl,vllm,sglang} FILE
+    python -m verl_toolrl.integrations.probe {verl,vllm,sglang} FILE
 
 A process of its own, since an import can print, hang or crash, and all three are findings. What verl's registries hold
 is read from the registries themselves: verl offers no list of them.
@@ -8,6 +8,7 @@ is read from the registries themselves: verl offers no list of them.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import os
@@ -59,7 +60,12 @@ REGISTRIES: tuple[tuple[str, str, str, Callable[[Any], Iterator[tuple[str, str]]
     ("rollout engine", "verl.workers.rollout.base", "_ROLLOUT_REGISTRY", _plain),
 )
 # The packages whose import fills the registries of their submodules.
-FILLED_BY = ("verl.experimental.agent_loop", "verl.experimental.reward_loop.reward_manager", "verl.trainer.ppo.v1")
+FILLED_BY = (
+    "verl.experimental.agent_loop",
+    "verl.experimental.reward_loop.reward_manager",
+    "verl.trainer.ppo.v1",
+    "verl.workers.engine",
+)
 
 
 def probe_verl() -> dict[str, Any]:
@@ -78,14 +84,18 @@ def probe_verl() -> dict[str, Any]:
     # vLLM loads its plugins itself, and says so when one fails: of those only ours is tried.
     ours = [point for point in points if point.group == "verl.plugins" or point.module.startswith("verl_toolrl")]
     found["plugins"] = [_load_plugin(point) for point in ours]
-    for module in (*FILLED_BY, "verl.workers.engine"):
-        _attempt(found, module, lambda module=module: importlib.import_module(module))  # type: ignore[misc]
+    # Most of verl asks for the platform when it is imported, so without one everything below would fail alike.
+    if not _attempt(found, "verl's platform", lambda: found.update(platform=_platform())):
+        return found
+    for module in FILLED_BY:
+        _attempt(found, module, functools.partial(importlib.import_module, module))
     for kind, module, attribute, read in REGISTRIES:
-        _attempt(found, f"{module}.{attribute}", lambda: _list_registry(found, kind, module, attribute, read))  # noqa: B023
-    _attempt(found, "verl's platform", lambda: found.update(platform=_platform()))
+        _attempt(
+            found, f"{module}.{attribute}", functools.partial(_list_registry, found, kind, module, attribute, read)
+        )
     names = [*NAMES, *CPU_NAMES] if is_cpu_platform() else NAMES
     problems = (problem(name) for name in names if not name.path.startswith("vllm"))
-    found["changed_names"] = [text for text in problems if text]
+    _attempt(found, "what we use of verl", lambda: found["changed_names"].extend(text for text in problems if text))
     return found
 
 
@@ -111,9 +121,15 @@ def _attempt(found: dict[str, Any], what: str, action: Callable[[], Any]) -> boo
     try:
         action()
     except Exception:
-        found["errors"].append({"what": what, "traceback": traceback.format_exc()})
+        found["errors"].append({"what": what, "traceback": _traceback()})
         return False
     return True
+
+
+def _traceback() -> str:
+    """Return the traceback of the current exception without the frames of Python's own import machinery."""
+    lines = traceback.format_exc().splitlines()
+    return "\n".join(line for line in lines if "<frozen importlib" not in line)
 
 
 def _load_plugin(point: EntryPoint) -> dict[str, str]:
@@ -122,7 +138,7 @@ def _load_plugin(point: EntryPoint) -> dict[str, str]:
     try:
         point.load()
     except Exception:
-        error = traceback.format_exc()
+        error = _traceback()
     distribution = point.dist.name if point.dist else ""
     fields = {"group": point.group, "name": point.name, "module": point.module}
     return {**fields, "distribution": distribution, "error": error}

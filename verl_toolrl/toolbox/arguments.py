@@ -82,27 +82,30 @@ class ArgumentChecker:
             if not isinstance(arguments, Mapping):
                 raise ModelMistake(f"Arguments of {self._name} must be a JSON object, found {_show(arguments)}.")
             arguments = dict(arguments)
-        try:
-            valid = self._validator.is_valid(arguments)
-        except (ValueError, TypeError, RecursionError, OverflowError):  # not JSON: a set, a non-string key, a surrogate
-            valid = False
+        valid = self._is_valid(arguments)
         if valid and not self._adapters:
             if not self._deep_integers and not any(type(arguments.get(key)) is float for key in self._integers):
                 return arguments
-            return self._repaired(arguments) or arguments
+            return self._repaired(arguments)
         if not valid:
-            repaired = self._repaired(arguments) if self._coerce else None
-            if repaired is None:
-                raise ModelMistake(self._explain(arguments))
+            repaired = self._repaired(arguments) if self._coerce else arguments
+            if not self._is_valid(repaired):
+                raise ModelMistake(self._explain(repaired))
             arguments = repaired
         return self._convert(arguments) if self._adapters else arguments
 
-    def _repaired(self, arguments: dict[str, Any]) -> dict[str, Any] | None:
+    def _is_valid(self, arguments: dict[str, Any]) -> bool:
         try:
-            candidate = _coerce(arguments, self._schema, self._schema, 0)
-            return candidate if self._validator.is_valid(candidate) else None
+            return bool(self._validator.is_valid(arguments))
+        except (ValueError, TypeError, RecursionError, OverflowError):  # not JSON: a set, a non-string key, a surrogate
+            return False
+
+    def _repaired(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Return the arguments with all slips repaired that can be; they may still be invalid."""
+        try:
+            return _coerce(arguments, self._schema, self._schema, 0)
         except (ValueError, TypeError, RecursionError, OverflowError):
-            return None
+            return arguments
 
     def _convert(self, arguments: dict[str, Any]) -> dict[str, Any]:
         from pydantic import ValidationError

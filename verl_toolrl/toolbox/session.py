@@ -202,7 +202,7 @@ class Session:
     def _no_such_tool(self, name: str) -> str:
         names = list(self._names if self._names is not None else self._box.lines)
         shown = ", ".join(names[:30]) + (", ..." if len(names) > 30 else "")
-        return f"There is no tool named {str(name)[:80]!r}{nearest(name, names)}. Tools: {shown}."
+        return f"There is no tool named {str(name)[:80]!r}{nearest(name, names) or '.'} Tools: {shown}."
 
     def _slot(self, spec: StateSpec, tool: Tool) -> StateSlot:
         slot = self._slots.get(spec.name)

@@ -26,6 +26,7 @@ A decorated function stays callable, so that it can be tested by itself.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import typing
 from collections.abc import Callable, Mapping
@@ -287,6 +288,14 @@ class StatefulTool:
         return None
 
     @classmethod
+    def startup(cls, **config: Any) -> Any:
+        """Check, when the toolbox opens, that the class can work here; raises a `ConfigError` if not. May be async.
+
+        Args:
+            **config: What the tool set fixes for all trajectories.
+        """
+
+    @classmethod
     def tools(cls, *, name: str | None = None, **config: Any) -> list[Tool]:
         """Return the tools of this class.
 
@@ -304,7 +313,9 @@ class StatefulTool:
         spec = StateSpec(name or cls.__name__, cls, config)
         order = list(vars(cls)).index
         found.sort(key=lambda each: order(each.function.__name__) if each.function.__name__ in vars(cls) else 0)
-        return [each.replaced(state=spec) for each in found]
+        overridden = cls.startup.__func__ is not StatefulTool.startup.__func__  # type: ignore[attr-defined]
+        startup = functools.partial(cls.startup, **config) if overridden else None
+        return [each.replaced(state=spec, startup=each.startup or startup) for each in found]
 
 
 def _check_keywords(cls: type, config: Mapping[str, Any]) -> None:

@@ -16,7 +16,7 @@ import asyncio
 import inspect
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -217,10 +217,7 @@ class Toolbox:
                 opened.append(source)
                 found.extend(await source.open())
             self._take(found)
-            for check in dict.fromkeys(line.tool.startup for line in self.lines.values() if line.tool.startup):
-                waiting = check()
-                if inspect.isawaitable(waiting):
-                    await waiting
+            await _call_each(line.tool.startup for line in self.lines.values())
         except BaseException:
             for source in opened:
                 await source.aclose()
@@ -259,6 +256,7 @@ class Toolbox:
                 await line.workers.aclose()
         for source in self._sources:
             await source.aclose()
+        await _call_each(line.tool.shutdown for line in self.lines.values())
         self._forget()
 
     def _forget(self) -> None:
@@ -296,3 +294,10 @@ class Toolbox:
         out["tools/all/hanging_threads"] = float(self._runtime.threads.hanging if self._runtime else 0)
         return out
 
+
+async def _call_each(hooks: Iterable[Callable[[], Any] | None]) -> None:
+    """Call every hook once, also one that several tools share."""
+    for hook in dict.fromkeys(each for each in hooks if each is not None):
+        waiting = hook()
+        if inspect.isawaitable(waiting):
+            await waiting

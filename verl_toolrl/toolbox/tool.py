@@ -115,6 +115,8 @@ class Tool:
     """Where it comes from, for display: a module, an MCP server, a URL."""
     startup: Callable[[], Any] | None = None
     """Called (awaited if async) when the toolbox opens; raises where the machine gives no means to run the tool."""
+    shutdown: Callable[[], Any] | None = None
+    """Called (awaited if async) when the toolbox closes."""
 
     def __post_init__(self) -> None:
         is_async = inspect.iscoroutinefunction(self.function)

@@ -1,6 +1,7 @@
 """An agenda of appointments: one per trajectory. No clock.
 
-Initial state: `{"events": [{"day": "2026-05-04", "start": "09:00", "end": "10:00", "title": ...}, ...]}`; empty without.
+Initial state: `{"events": [{"day": "2026-05-04", "start": "09:00", "end": "10:00", "title": ...}, ...]}`.
+Empty without one.
 """
 
 from __future__ import annotations

@@ -87,7 +87,12 @@ def _compute(node: ast.expr) -> Any:
             return _bounded(_power(left, right))
         if type(node.op) in _BINARY:
             return _bounded(_BINARY[type(node.op)](left, right))
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _FUNCTIONS and not node.keywords:
+    if (
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id in _FUNCTIONS
+        and not node.keywords
+    ):
         return _bounded(_FUNCTIONS[node.func.id](*(_compute(each) for each in node.args)))
     raise ModelMistake(f"Not allowed in an expression: {ast.unparse(node)[:100]!r}.")
 

@@ -1,6 +1,7 @@
 """A contact book: one per trajectory.
 
-Initial state: `{"contacts": [{"name": ..., "phone": ..., "email": ..., "city": ...}, ...]}`; without one the people below.
+Initial state: `{"contacts": [{"name": ..., "phone": ..., "email": ..., "city": ...}, ...]}`.
+Without one the people below.
 """
 
 from __future__ import annotations

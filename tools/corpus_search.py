@@ -88,7 +88,9 @@ def _read(path: str) -> list[dict[str, Any]]:
         with open(path, encoding="utf-8") as file:
             for number, line in enumerate(file, 1):
                 row = json.loads(line)
-                documents.append({"id": str(row.get("id", number)), "title": str(row.get("title", "")), "text": row["text"]})
+                documents.append(
+                    {"id": str(row.get("id", number)), "title": str(row.get("title", "")), "text": row["text"]}
+                )
     except OSError as err:
         raise ConfigError(f"corpus {path}: {err.strerror}") from err
     except (ValueError, KeyError, AttributeError) as err:

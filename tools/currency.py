@@ -27,7 +27,9 @@ Currency = Literal["USD", "EUR", "GBP", "CHF", "JPY", "CNY", "INR", "BRL", "CAD"
 
 
 @tool(domain="conversion", deterministic=True, isolation="inline", limits={"timeout": 1.0, "output_tokens": 128})
-def convert_currency(amount: Annotated[float, Field(ge=0, le=1e12)], from_currency: Currency, to_currency: Currency) -> float:
+def convert_currency(
+    amount: Annotated[float, Field(ge=0, le=1e12)], from_currency: Currency, to_currency: Currency
+) -> float:
     """Convert an amount of money at the bank's fixed rates, rounded to two decimals.
 
     Args:

@@ -30,7 +30,9 @@ class Inventory(StatefulTool):
 
     def __init__(self, stock: Mapping[str, Mapping[str, Any]] | None = None) -> None:
         source = _DEFAULT if stock is None else stock
-        self._stock = {name: {"quantity": int(item["quantity"]), "price": float(item["price"])} for name, item in source.items()}
+        self._stock = {
+            name: {"quantity": int(item["quantity"]), "price": float(item["price"])} for name, item in source.items()
+        }
 
     def snapshot(self) -> dict[str, Any]:
         """Return the stock by item."""

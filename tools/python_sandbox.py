@@ -1,8 +1,8 @@
 """Run Python programs that the model writes, walled in (see `verl_toolrl.toolbox.sandbox`).
 
-One folder a trajectory: files stay from call to call and go with the trajectory, variables do not. A program that fails,
-takes too long, prints or writes too much is the model's mistake. The toolbox does not open where the kernel gives no
-means to wall a program in.
+One folder a trajectory: files stay from call to call and go with the trajectory, variables do not. A program that
+fails, takes too long, prints or writes too much is the model's mistake. The toolbox does not open where the kernel
+gives no means to wall a program in.
 """
 
 from __future__ import annotations
@@ -71,7 +71,9 @@ class PythonSandbox(StatefulTool):
             except SandboxUnavailable as err:
                 raise ConfigError(f"python_sandbox: {err}") from err
 
-    @tool(domain="code", arguments_cause_timeout=True, limits={"timeout": 90.0, "output_tokens": 2048, "concurrency": 16})
+    @tool(
+        domain="code", arguments_cause_timeout=True, limits={"timeout": 90.0, "output_tokens": 2048, "concurrency": 16}
+    )
     async def run_python(self, code: str) -> str:
         """Run a Python program and return what it prints. No network, no other processes; files last for the task.
 

@@ -62,7 +62,10 @@ class Database(StatefulTool):
     def snapshot(self) -> dict[str, list[list[Any]]]:
         """Return the rows of every table, in the order of the table's first columns."""
         self._deadline = time.monotonic() + 10 * _SECONDS
-        names = [row[0] for row in self._connection.execute("SELECT name FROM sqlite_master WHERE type='table' ORDER BY name")]
+        names = [
+            row[0]
+            for row in self._connection.execute("SELECT name FROM sqlite_master WHERE type='table' ORDER BY name")
+        ]
         quoted = {name: '"' + name.replace('"', '""') + '"' for name in names if not name.startswith("sqlite_")}
         return {
             name: sorted(([*row] for row in self._connection.execute(f"SELECT * FROM {place}")), key=repr)
@@ -73,7 +76,10 @@ class Database(StatefulTool):
     def describe_database(self) -> list[str]:
         """Return the CREATE statements of all tables."""
         self._deadline = time.monotonic() + _SECONDS
-        return [row[0] for row in self._connection.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL ORDER BY name")]
+        return [
+            row[0]
+            for row in self._connection.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL ORDER BY name")
+        ]
 
     @tool(
         domain="knowledge",

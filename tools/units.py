@@ -1,4 +1,4 @@
-"""Unit conversion over a fixed table. Factors are exact by definition (SI brochure, 1959 yard and pound) or named so."""
+"""Unit conversion over a fixed table. Factors are exact by definition (SI brochure; yard and pound of 1959)."""
 
 from __future__ import annotations
 
@@ -59,7 +59,9 @@ _TEMPERATURES = {
     "celsius": (Fraction("273.15"), Fraction(1)),
     "fahrenheit": (Fraction("459.67"), Fraction(5, 9)),
 }
-_GROUP = {unit: group for group, units in _FACTORS.items() for unit in units} | dict.fromkeys(_TEMPERATURES, "temperature")
+_GROUP = {unit: group for group, units in _FACTORS.items() for unit in units} | dict.fromkeys(
+    _TEMPERATURES, "temperature"
+)
 
 
 @tool(domain="conversion", deterministic=True, isolation="inline", limits={"timeout": 1.0, "output_tokens": 128})

@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from verl_toolrl import __version__
+from verl_toolrl.cli import tools
 from verl_toolrl.errors import ToolRLError
 
 __all__ = ["app", "main"]
@@ -41,6 +42,7 @@ def _root(
 
 
 # Commands, a line each: app.command("name")(module.function), or app.add_typer(module.app, name="group").
+app.add_typer(tools.app, name="tools")
 
 
 def main() -> None:

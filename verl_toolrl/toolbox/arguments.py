@@ -64,7 +64,9 @@ class ArgumentChecker:
         self._schema: dict[str, Any] = checkable(schema.parameters)
         root = self._schema.get("type", "object")
         if root != "object":
-            raise ToolDefinitionError(f"tool {schema.name!r}: parameters must be of type object at the root, found {root!r}")
+            raise ToolDefinitionError(
+                f"tool {schema.name!r}: parameters must be of type object at the root, found {root!r}"
+            )
         self._validator = compile_schema(self._schema, f"tool {schema.name!r}")
         properties = self._schema.get("properties") or {}
         # JSON Schema counts 5.0 as an integer, Python's `range` does not.
@@ -140,7 +142,9 @@ class ArgumentChecker:
             return f"{_join(place, error.kind.property)} is required and missing"
         if kind.endswith("AdditionalProperties"):
             known = list((self._schema.get("properties") or {}) if not place else ())
-            return "; ".join(f"{_join(place, key)} is no parameter{nearest(key, known)}" for key in error.kind.unexpected[:3])
+            return "; ".join(
+                f"{_join(place, key)} is no parameter{nearest(key, known)}" for key in error.kind.unexpected[:3]
+            )
         return f"{place or 'the arguments'}: {_shorten(error.message)}"
 
     def _signature(self) -> str:
@@ -231,7 +235,9 @@ def _coerce_union(value: Any, branches: Any, root: Mapping[str, Any], depth: int
     return value
 
 
-def _coerce_object(value: dict[str, Any], schema: Mapping[str, Any], root: Mapping[str, Any], depth: int) -> dict[str, Any]:
+def _coerce_object(
+    value: dict[str, Any], schema: Mapping[str, Any], root: Mapping[str, Any], depth: int
+) -> dict[str, Any]:
     properties, required = schema.get("properties") or {}, schema.get("required") or ()
     rest = schema.get("additionalProperties")
     out: dict[str, Any] = {}
@@ -256,7 +262,9 @@ def _allows_null(schema: Any, root: Mapping[str, Any]) -> bool:
 
 def _has_type(value: Any, name: str) -> bool:
     if name == "integer":
-        return (isinstance(value, int) and not isinstance(value, bool)) or (isinstance(value, float) and value.is_integer())
+        return (isinstance(value, int) and not isinstance(value, bool)) or (
+            isinstance(value, float) and value.is_integer()
+        )
     if name == "number":
         return isinstance(value, (int, float)) and not isinstance(value, bool)
     kinds: dict[str, type] = {"string": str, "boolean": bool, "object": dict, "array": list, "null": type(None)}
@@ -280,7 +288,9 @@ def _as_type(value: Any, name: str) -> Any:
             return value
         if "_" in text or not math.isfinite(number) or (name == "integer" and not number.is_integer()):
             return value
-        return int(text) if name == "number" and _INTEGER.fullmatch(text) else int(number) if name == "integer" else number
+        return (
+            int(text) if name == "number" and _INTEGER.fullmatch(text) else int(number) if name == "integer" else number
+        )
     if name == "boolean" and text.lower() in ("true", "false"):
         return text.lower() == "true"
     if (name == "array" and text[:1] == "[") or (name == "object" and text[:1] == "{"):

@@ -89,11 +89,13 @@ class Toolbox:
             elif isinstance(each, type) and issubclass(each, StatefulTool):
                 self._fixed.extend(each.tools())
             elif callable(getattr(each, "open", None)) and callable(getattr(each, "aclose", None)):
-                self._sources.append(each)  # type: ignore[arg-type]
+                self._sources.append(each)
             elif inspect.isfunction(each):
                 self._fixed.append(tool(each))
             else:
-                raise ToolDefinitionError(f"{name}: {each!r} is no tool; wanted a @tool function or a StatefulTool class")
+                raise ToolDefinitionError(
+                    f"{name}: {each!r} is no tool; wanted a @tool function or a StatefulTool class"
+                )
         self._cutter = Cutter(tokenizer)
         self._threads_size, self._watchdog_seconds = threads, watchdog
         self.lines: dict[str, Line] = {}
@@ -132,7 +134,9 @@ class Toolbox:
                 raise ToolDefinitionError(f"{self.name}: two tools are named {each.name!r}, from {sources}; rename one")
             first = list(inspect.signature(each.function).parameters)[:1]
             if each.state is None and first == ["self"]:
-                raise ToolDefinitionError(f"{each} is a method; its class must derive from StatefulTool and be given whole")
+                raise ToolDefinitionError(
+                    f"{each} is a method; its class must derive from StatefulTool and be given whole"
+                )
             if each.state is not None:
                 known = states.setdefault(each.state.name, each.state)
                 if known is not each.state and known != each.state:
@@ -148,6 +152,11 @@ class Toolbox:
         """Tools by name. Those of sources are there once the toolbox is open."""
         return {name: line.tool for name, line in self.lines.items()}
 
+    @property
+    def has_sources(self) -> bool:
+        """Whether some tools are known only once the toolbox is open."""
+        return bool(self._sources)
+
     def schemas(self, names: Sequence[str] | None = None) -> list[dict[str, Any]]:
         """Return what the model reads, in OpenAI form, of all tools or of those named.
 
@@ -156,7 +165,9 @@ class Toolbox:
             ConfigError: If tools come from a source and the toolbox was never opened.
         """
         if self._sources and self._runtime is None and len(self.lines) == len(self._fixed):
-            raise ConfigError(f"{self.name}: tools come from a server; open the toolbox before asking for their schemas")
+            raise ConfigError(
+                f"{self.name}: tools come from a server; open the toolbox before asking for their schemas"
+            )
         for name in names or ():
             if name not in self.lines:
                 raise UnknownNameError("tool", name, self.lines)
@@ -290,7 +301,9 @@ class Toolbox:
             out[f"tools/{name}/truncated"] = float(line.truncated)
             out[f"tools/{name}/blocked_loop"] = float(line.blocked)
         for outcome in Outcome:
-            out[f"tools/all/{outcome.value}"] = sum(out[f"tools/{name}/{outcome.value}"] for name in [*self.lines, "unknown"])
+            out[f"tools/all/{outcome.value}"] = sum(
+                out[f"tools/{name}/{outcome.value}"] for name in [*self.lines, "unknown"]
+            )
         out["tools/all/hanging_threads"] = float(self._runtime.threads.hanging if self._runtime else 0)
         return out
 

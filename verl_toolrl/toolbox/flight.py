@@ -3,9 +3,9 @@
     launch -> [state free] -> [place free] -> [breaker, pace] -> run -> settle -> finish
                                    ^-------------- backoff ---------------+
 
-A flight calls back instead of being a coroutine: an async tool costs one task and one timer, a sync inline tool neither.
-That is what 20,000 calls a second need. Whatever happens the future of `launch` gets one `ToolResult`; only `abort`,
-when the trajectory itself is cancelled, ends it without.
+A flight calls back instead of being a coroutine: an async tool costs one task and one timer, a sync inline tool
+neither. That is what 20,000 calls a second need. Whatever happens the future of `launch` gets one `ToolResult`; only
+`abort`, when the trajectory itself is cancelled, ends it without.
 """
 
 from __future__ import annotations
@@ -94,8 +94,8 @@ class Flight:
     """See the module."""
 
     __slots__ = (
-        "_arguments", "_context", "_future", "_handle", "_live", "_phase", "_run_timer", "_seen_late", "_slot", "_started",
-        "_until", "_until_timer", "attempts", "line", "runtime", "task",
+        "_arguments", "_context", "_future", "_handle", "_live", "_phase", "_run_timer", "_seen_late", "_slot",
+        "_started", "_until", "_until_timer", "attempts", "line", "runtime", "task",
     )  # fmt: skip
 
     def __init__(
@@ -208,7 +208,9 @@ class Flight:
         try:
             slot = self._slot
             returned = (
-                tool.function(**self._arguments) if slot is None else tool.function(self._state(slot), **self._arguments)
+                tool.function(**self._arguments)
+                if slot is None
+                else tool.function(self._state(slot), **self._arguments)
             )
         except BaseException as exc:  # SystemExit of a tool must not end the trainer
             self._ended(self._live, None, exc)
@@ -323,7 +325,9 @@ class Flight:
             except (ValueError, TypeError) as err:
                 reason = str(err)
             if reason:
-                self._settle(Outcome.TOOL_ERROR, text="The tool gave an invalid answer.", error=f"breaks its schema: {reason}")
+                self._settle(
+                    Outcome.TOOL_ERROR, text="The tool gave an invalid answer.", error=f"breaks its schema: {reason}"
+                )
                 return
         self._settle(Outcome.OK, text=text, value=value)
 
@@ -365,7 +369,13 @@ class Flight:
         return True
 
     def _settle(
-        self, outcome: Outcome, *, text: str | None = None, value: Any = None, error: str | None = None, stopped: bool = False
+        self,
+        outcome: Outcome,
+        *,
+        text: str | None = None,
+        value: Any = None,
+        error: str | None = None,
+        stopped: bool = False,
     ) -> None:
         """End an attempt: give the place back, then retry or finish."""
         if self._run_timer is not None:
@@ -395,7 +405,13 @@ class Flight:
             slot.gate.leave()
         else:
             timer = self.runtime.loop.call_later(_STUBBORN_SECONDS, self._give_state_up, slot, task)
-            task.add_done_callback(lambda _: None if slot.lost else (timer.cancel(), slot.gate.leave()))
+
+            def ended(_: asyncio.Task[None]) -> None:
+                if slot.lost is None:
+                    timer.cancel()
+                    slot.gate.leave()
+
+            task.add_done_callback(ended)
         self._slot = None
 
     def _give_state_up(self, slot: StateSlot, task: asyncio.Task[None]) -> None:
@@ -490,4 +506,3 @@ def _told(name: str, outcome: Outcome, text: str | None, error: str | None) -> s
 def no_result(outcome: Outcome, name: str, text: str) -> ToolResult:
     """A result for a call that never became a flight."""
     return ToolResult(outcome, _told(name, outcome, text, text), error=text, attempts=0)
-

@@ -23,7 +23,7 @@ class Limits:
     """What one tool may take. None means no limit."""
 
     timeout: float | None = 30.0
-    """Seconds that one attempt may run; waiting for a free place does not count. Inline sync tools cannot be stopped."""
+    """Seconds that one attempt may run, waiting for a place not counted. Inline sync tools cannot be stopped."""
     concurrency: int | None = None
     """Attempts that run at once, over all trajectories; a process tool without a number gets two workers."""
     rate: float | None = None
@@ -33,7 +33,8 @@ class Limits:
     backoff: float = 0.2
     """Seconds before the first retry; doubles with each, with a random share taken off, and never above 30."""
     breaker: int | None = None
-    """Infrastructure failures in a row after which the tool is left alone for `cooldown` seconds; then one call probes."""
+    """Infrastructure failures in a row after which the tool is left alone for `cooldown` seconds; then one call
+    probes."""
     cooldown: float = 30.0
     """Seconds that an open breaker answers without running the tool."""
     output_tokens: int | None = 4096
@@ -42,7 +43,9 @@ class Limits:
     """Address space of a worker process in MiB. Only isolation `process` can promise it."""
 
     def __post_init__(self) -> None:
-        _positive(self, "timeout", "concurrency", "rate", "backoff", "breaker", "cooldown", "output_tokens", "memory_mb")
+        _positive(
+            self, "timeout", "concurrency", "rate", "backoff", "breaker", "cooldown", "output_tokens", "memory_mb"
+        )
         if isinstance(self.retries, bool) or not isinstance(self.retries, int) or self.retries < 0:
             raise ConfigError(f"limits: retries must be a whole number >= 0, found {self.retries!r}")
 
@@ -158,7 +161,7 @@ class Pace:
 
 
 class Breaker:
-    """Counts infrastructure failures in a row; above `threshold` it is open for `cooldown` seconds, then lets one in."""
+    """Counts infrastructure failures in a row; at `threshold` it opens for `cooldown` seconds, then lets one in."""
 
     __slots__ = ("_cooldown", "_failures", "_probing", "_threshold", "_until")
 

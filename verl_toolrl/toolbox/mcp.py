@@ -276,7 +276,9 @@ def _result(answer: Any) -> ToolResult:
         import orjson
 
         text = orjson.dumps(answer.structured_content).decode()
-    return ToolResult(Outcome.OK, text, value=answer.structured_content if answer.structured_content is not None else text)
+    return ToolResult(
+        Outcome.OK, text, value=answer.structured_content if answer.structured_content is not None else text
+    )
 
 
 def _text(block: Any) -> str:

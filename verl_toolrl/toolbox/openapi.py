@@ -70,7 +70,9 @@ def endpoint(
     client = _Client()
 
     async def call(**arguments: Any) -> str:
-        return await client.request(method.upper(), url, places, arguments, headers or {}, default="query" if in_query else "body")
+        return await client.request(
+            method.upper(), url, places, arguments, headers or {}, default="query" if in_query else "body"
+        )
 
     return Tool(ToolSchema(name, description, schema), call, Isolation.INLINE, source=url, shutdown=client.aclose)
 
@@ -141,7 +143,9 @@ class OpenApi:
     def _tool(
         self, document: Mapping[str, Any], url: str, method: str, operation: Mapping[str, Any], shared: Sequence[Any]
     ) -> Tool:
-        name = operation.get("operationId") or re.sub(r"\W+", "_", f"{method}_{url.split('://', 1)[1].partition('/')[2]}").strip("_")
+        name = operation.get("operationId") or re.sub(
+            r"\W+", "_", f"{method}_{url.split('://', 1)[1].partition('/')[2]}"
+        ).strip("_")
         properties: dict[str, Any] = {}
         places: dict[str, str] = {}
         required: list[str] = []
@@ -255,7 +259,9 @@ def _reachable(document: Mapping[str, Any], properties: Mapping[str, Any]) -> di
 def _relocated(item: Any) -> Any:
     if isinstance(item, Mapping):
         return {
-            key: value.replace(_SCHEMA_REF, "#/$defs/") if key == "$ref" and isinstance(value, str) else _relocated(value)
+            key: value.replace(_SCHEMA_REF, "#/$defs/")
+            if key == "$ref" and isinstance(value, str)
+            else _relocated(value)
             for key, value in item.items()
         }
     return [_relocated(each) for each in item] if isinstance(item, list) else item

@@ -70,7 +70,9 @@ class Recording:
             for number, line in enumerate(file, 1):
                 try:
                     row = orjson.loads(line)
-                    self._answers[row["key"]] = ToolResult(**{**row["result"], "outcome": Outcome(row["result"]["outcome"])})
+                    self._answers[row["key"]] = ToolResult(
+                        **{**row["result"], "outcome": Outcome(row["result"]["outcome"])}
+                    )
                 except (ValueError, KeyError, TypeError) as err:
                     raise ConfigError(f"recording {self.path}, line {number}: {type(err).__name__}: {err}") from err
 

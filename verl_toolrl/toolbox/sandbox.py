@@ -5,16 +5,16 @@ means, the first that the kernel grants is taken, and a sandbox refuses to start
 
     namespaces  own user, mount, pid, network, ipc and uts namespace. The file system holds the interpreter and the
                 system libraries, read-only, and the folder; nothing else exists.
-    landlock    for containers that forbid namespaces (Docker's default). Landlock (ABI 3 or newer) grants reading of the
-                interpreter and the libraries and everything in the folder, and seccomp the rest. Names and sizes of
-                other files can be seen with `stat`, their content cannot.
+    landlock    for containers that forbid namespaces (Docker's default). Landlock (ABI 3 or newer) grants reading of
+                the interpreter and the libraries and everything in the folder. Names and sizes of other files can be
+                seen with `stat`, their content cannot.
 
 Both then drop all capabilities, set no_new_privs and resource limits, and install a seccomp filter that lists what is
 allowed: no sockets, no new processes, no exec, no mount, no ptrace, no signals to others. The code is one process with
 threads; `subprocess` and `multiprocessing` do not work in it.
 
-The file runs in two roles: `Sandbox` in the trainer, and, executed as a script in a fresh interpreter, the launcher that
-walls itself in and then runs the code. Kernel interfaces: user_namespaces(7), landlock(7), seccomp(2), pivot_root(2).
+The file runs in two roles: `Sandbox` in the trainer, and, executed as a script in a fresh interpreter, the launcher
+that walls itself in and then runs the code. Kernel interfaces: user_namespaces(7), landlock(7), seccomp(2), pivot_root(2).
 """
 
 from __future__ import annotations
@@ -111,7 +111,9 @@ class Sandbox:
                 return means
             reasons.append(f"{means}: the trial program said {result.output.strip()[-300:]!r}")
         raise SandboxUnavailable(
-            "this kernel gives no means to wall code in. " + "; ".join(reasons) + ". Allow unprivileged user namespaces "
+            "this kernel gives no means to wall code in. "
+            + "; ".join(reasons)
+            + ". Allow unprivileged user namespaces "
             "(sysctl kernel.unprivileged_userns_clone=1, kernel.apparmor_restrict_unprivileged_userns=0) or run Linux "
             "5.19 or newer with Landlock enabled (lsm=landlock,...)"
         )
@@ -263,8 +265,13 @@ async def _feed(process: subprocess.Popen[bytes], data: bytes) -> None:
 async def _readable(pipe: int, seconds: float) -> None:
     loop = asyncio.get_running_loop()
     ready = loop.create_future()
-    loop.add_reader(pipe, lambda: ready.done() or ready.set_result(None))
-    timer = loop.call_later(max(seconds, 0.0), lambda: ready.done() or ready.set_result(None))
+
+    def wake() -> None:
+        if not ready.done():
+            ready.set_result(None)
+
+    loop.add_reader(pipe, wake)
+    timer = loop.call_later(max(seconds, 0.0), wake)
     try:
         await ready
     finally:
@@ -464,7 +471,9 @@ def _follow(child: int) -> None:
     os._exit(code & 0xFF)
 
 
-def _mount(libc: ctypes.CDLL, source: str | None, target: str, kind: str | None, flags: int, data: str | None = None) -> None:
+def _mount(
+    libc: ctypes.CDLL, source: str | None, target: str, kind: str | None, flags: int, data: str | None = None
+) -> None:
     encoded = [None if each is None else os.fsencode(each) for each in (source, target, kind, data)]
     _demand(libc.mount(encoded[0], encoded[1], encoded[2], ctypes.c_ulong(flags), encoded[3]), f"mount {target}")
 
@@ -594,7 +603,7 @@ def _filter_calls(libc: ctypes.CDLL, *, metadata: bool) -> None:
     table = {**_ALLOWED, **(_METADATA if metadata else {})}
     program = _seccomp_program(
         audit=_AUDIT[machine],
-        allowed=sorted(numbers[column] for numbers in table.values() if numbers[column] is not None),  # type: ignore[type-var]
+        allowed=sorted(number for number in (numbers[column] for numbers in table.values()) if number is not None),
         column=column,
         pid=os.getpid(),
     )

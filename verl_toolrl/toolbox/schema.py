@@ -48,7 +48,7 @@ class ToolSchema:
             raise ToolDefinitionError(f"tool {self.name!r}: no description; say in a sentence what it does")
         if not isinstance(self.parameters, Mapping):
             raise ToolDefinitionError(
-                f"tool {self.name!r}: parameters must be a JSON Schema (a mapping), found {type(self.parameters).__name__}"
+                f"tool {self.name!r}: parameters must be a JSON Schema, found {type(self.parameters).__name__}"
             )
 
     @classmethod
@@ -60,7 +60,9 @@ class ToolSchema:
         """
         block = data.get("function", data) if isinstance(data, Mapping) else data
         if not isinstance(block, Mapping) or "name" not in block:
-            raise ToolDefinitionError(f"tool schema: wanted a mapping with name, description, parameters; found {data!r}")
+            raise ToolDefinitionError(
+                f"tool schema: wanted a mapping with name, description, parameters; found {data!r}"
+            )
         return cls(
             name=block["name"],
             description=block.get("description") or "",
@@ -70,7 +72,12 @@ class ToolSchema:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the OpenAI form, nothing lost; a fresh copy each time."""
-        function = {"name": self.name, "description": self.description, "parameters": dict(self.parameters), **self.extra}
+        function = {
+            "name": self.name,
+            "description": self.description,
+            "parameters": dict(self.parameters),
+            **self.extra,
+        }
         return {"type": "function", "function": copy.deepcopy(function)}
 
 
@@ -216,7 +223,9 @@ def _where(function: Callable[..., Any], name: str | None) -> str:
     return f"tool {name or getattr(function, '__name__', repr(function))!r}{place}"
 
 
-def _parameters(function: Callable[..., Any], where: str, hidden: typing.Collection[str]) -> dict[str, inspect.Parameter]:
+def _parameters(
+    function: Callable[..., Any], where: str, hidden: typing.Collection[str]
+) -> dict[str, inspect.Parameter]:
     found: dict[str, inspect.Parameter] = {}
     for index, (key, parameter) in enumerate(inspect.signature(function).parameters.items()):
         if (index == 0 and key == "self") or key in hidden:
@@ -240,7 +249,11 @@ def _annotations(function: Callable[..., Any], where: str, names: typing.Iterabl
 def _docstring(function: Callable[..., Any]) -> tuple[str, dict[str, str]]:
     """Split a Google-style docstring into its text before the first section and the entries of `Args:`."""
     lines = inspect.cleandoc(function.__doc__ or "").splitlines()
-    heads = [i for i, line in enumerate(lines) if re.fullmatch(r"(Args|Arguments|Parameters|Returns|Raises|Yields|Examples?|Notes?):", line)]
+    heads = [
+        i
+        for i, line in enumerate(lines)
+        if re.fullmatch(r"(Args|Arguments|Parameters|Returns|Raises|Yields|Examples?|Notes?):", line)
+    ]
     summary = "\n".join(lines[: heads[0]] if heads else lines).strip()
     summary = re.sub(r"(?<!\n)\n(?!\n)", " ", summary)
     texts: dict[str, str] = {}

@@ -1,8 +1,8 @@
 """Offer a toolbox over MCP, so that any agent, editor or other trainer can call its tools.
 
-Over stdio one connection is one trajectory. Over streamable HTTP a trajectory is one MCP session, or whatever the client
-names in the header `x-trajectory-id`; calls that name neither (the sessionless protocol of 2026) share nothing and get
-a state of their own each.
+Over stdio one connection is one trajectory. Over streamable HTTP a trajectory is one MCP session, or whatever the
+client names in the header `x-trajectory-id`; calls that name neither (the sessionless protocol of 2026) share nothing
+and get a state of their own each.
 """
 
 from __future__ import annotations
@@ -50,7 +50,9 @@ def _server(box: Toolbox, *, one_trajectory: bool) -> Any:
     async def list_tools(context: Any, params: Any) -> Any:
         return types.ListToolsResult(
             tools=[
-                types.Tool(name=tool.name, description=tool.schema.description, input_schema=dict(tool.schema.parameters))
+                types.Tool(
+                    name=tool.name, description=tool.schema.description, input_schema=dict(tool.schema.parameters)
+                )
                 for tool in box.tools.values()
             ]
         )
@@ -74,9 +76,7 @@ def _server(box: Toolbox, *, one_trajectory: bool) -> Any:
         tool = box.tools.get(name)
         return None if tool is None else tool.schema.parameters
 
-    return Server(
-        box.name, on_list_tools=list_tools, on_call_tool=call_tool, get_tool_input_schema=schema
-    )
+    return Server(box.name, on_list_tools=list_tools, on_call_tool=call_tool, get_tool_input_schema=schema)
 
 
 def _trajectory(context: Any) -> str | None:

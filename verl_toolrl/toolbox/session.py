@@ -345,7 +345,7 @@ class Session:
         done: asyncio.Future[BaseException | None] = loop.create_future()
 
         def ended(_: Any, error: BaseException | None) -> None:
-            loop.call_soon_threadsafe(lambda: done.done() or done.set_result(error))
+            loop.call_soon_threadsafe(_set_once, done, error)
 
         job = self._runtime.threads.submit(close, ended)
         if job is None:
@@ -357,6 +357,11 @@ class Session:
             raise
         if error is not None:
             raise RuntimeError(describe(error)) from error
+
+
+def _set_once(future: asyncio.Future[BaseException | None], value: BaseException | None) -> None:
+    if not future.done():
+        future.set_result(value)
 
 
 async def _give_back(worker: Worker, slot: StateSlot) -> None:

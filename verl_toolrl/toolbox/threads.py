@@ -20,7 +20,9 @@ class Job:
 
     __slots__ = ("_done", "_lock", "_pool", "_state", "_work")
 
-    def __init__(self, pool: Threads, work: Callable[[], Any], done: Callable[[Any, BaseException | None], None]) -> None:
+    def __init__(
+        self, pool: Threads, work: Callable[[], Any], done: Callable[[Any, BaseException | None], None]
+    ) -> None:
         self._pool, self._work, self._done = pool, work, done
         self._state, self._lock = "queued", threading.Lock()
 

@@ -28,11 +28,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, TypeVar, overload
+from typing import Any, ClassVar, TypeVar, overload
 
 from verl_toolrl.errors import ConfigError, ToolDefinitionError, nearest
 from verl_toolrl.toolbox.arguments import ArgumentChecker, compile_schema
@@ -118,10 +117,18 @@ class Tool:
     shutdown: Callable[[], Any] | None = None
     """Called (awaited if async) when the toolbox closes."""
 
+    # Worked out once, because every call reads them.
+    is_async: bool = field(init=False, repr=False, compare=False, default=False)
+    check: Callable[[Any], dict[str, Any]] = field(init=False, repr=False, compare=False, default=dict)
+    """Validates and repairs arguments; raises `ModelMistake`."""
+    check_result: Any = field(init=False, repr=False, compare=False, default=None)
+
     def __post_init__(self) -> None:
         is_async = inspect.iscoroutinefunction(self.function)
         if self.isolation is not Isolation.INLINE and is_async:
-            raise ToolDefinitionError(f"{self}: an async function runs inline; write it with def for {self.isolation.value}")
+            raise ToolDefinitionError(
+                f"{self}: an async function runs inline; write it with def for {self.isolation.value}"
+            )
         if self.limits.memory_mb is not None and self.isolation is not Isolation.PROCESS:
             raise ToolDefinitionError(f"{self}: memory_mb needs isolation 'process', found {self.isolation.value!r}")
         if self.isolation is Isolation.PROCESS and self.wants_context:
@@ -132,11 +139,6 @@ class Tool:
         object.__setattr__(
             self, "check_result", compile_schema(self.returns, f"{self} returns") if self.returns is not None else None
         )
-
-    if typing.TYPE_CHECKING:
-        is_async: bool
-        check: Callable[[Any], dict[str, Any]]
-        check_result: Any
 
     @property
     def name(self) -> str:
@@ -165,10 +167,12 @@ class Tool:
             changes["schema"] = dataclasses.replace(
                 changes.get("schema", self.schema), description=changes.pop("description")
             )
-        known = [each.name for each in dataclasses.fields(self)]
+        known = [each.name for each in dataclasses.fields(self) if each.init]
         for key in changes:
             if key not in known:
-                raise ToolDefinitionError(f"{self}: unknown field {key!r}{nearest(key, known)}; known: {', '.join(known)}")
+                raise ToolDefinitionError(
+                    f"{self}: unknown field {key!r}{nearest(key, known)}; known: {', '.join(known)}"
+                )
         if isinstance(changes.get("limits"), Mapping):
             changes["limits"] = _as_definition(self, lambda: self.limits.replaced(changes["limits"]))
         if "isolation" in changes:
@@ -236,7 +240,7 @@ def _build(function: Callable[..., Any], options: dict[str, Any]) -> Tool:
         raise ToolDefinitionError(f"{function} is decorated twice")
     if not inspect.isfunction(function):
         raise ToolDefinitionError(
-            f"@tool wants a function, found {function!r}; a class with state derives from StatefulTool and decorates methods"
+            f"@tool wants a function, found {function!r}; a class with state derives from StatefulTool"
         )
     if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
         raise ToolDefinitionError(f"tool {function.__name__!r} is a generator; return the whole answer instead")
@@ -289,13 +293,9 @@ class StatefulTool:
         """Return the state as JSON-like values; None by default."""
         return None
 
-    @classmethod
-    def startup(cls, **config: Any) -> Any:
-        """Check, when the toolbox opens, that the class can work here; raises a `ConfigError` if not. May be async.
-
-        Args:
-            **config: What the tool set fixes for all trajectories.
-        """
+    startup: ClassVar[Callable[..., Any] | None] = None
+    """A class method that is called with the tool set's config when the toolbox opens, and awaited if async. It raises
+    a `ConfigError` where the class cannot work on this machine or with this config."""
 
     @classmethod
     def tools(cls, *, name: str | None = None, **config: Any) -> list[Tool]:
@@ -315,8 +315,7 @@ class StatefulTool:
         spec = StateSpec(name or cls.__name__, cls, config)
         order = list(vars(cls)).index
         found.sort(key=lambda each: order(each.function.__name__) if each.function.__name__ in vars(cls) else 0)
-        overridden = cls.startup.__func__ is not StatefulTool.startup.__func__  # type: ignore[attr-defined]
-        startup = functools.partial(cls.startup, **config) if overridden else None
+        startup = functools.partial(cls.startup, **config) if cls.startup is not None else None
         return [each.replaced(state=spec, startup=each.startup or startup) for each in found]
 
 

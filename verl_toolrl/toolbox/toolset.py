@@ -16,7 +16,7 @@
       - mcp: {command: python, args: [server.py], sessions: 2}
         prefix: files_
       - openapi: {spec: petstore.yaml, base_url: "https://pets.example.org"}
-      - http: {name: get_pet, method: GET, url: "https://pets.example.org/pet/{id}", description: ..., parameters: {...}}
+      - http: {name: get_pet, method: GET, url: "https://pets.example.org/pet/{id}", description: ...}
     limits: {timeout: 10}                   # for every tool that does not say otherwise itself
     budget: {calls: 20, seconds: 120}       # of a trajectory
     recording: {path: answers.jsonl, mode: cache}
@@ -51,7 +51,6 @@ _READY_MADE = "verl_toolrl.tools"
 _SET_KEYS = ("name", "tools", "limits", "budget", "recording", "threads", "watchdog")
 _KINDS = ("use", "mcp", "openapi", "http")
 _ENTRY_KEYS = (*_KINDS, "config", "name", "only", "rename", "prefix", "isolation", "limits")
-
 
 
 def ready_made() -> dict[str, Path]:
@@ -198,7 +197,11 @@ def _change_one(each: Tool, entry: Mapping[str, Any], rename: Mapping[str, str],
     if name != each.name:
         changes["name"] = name
     standard = Limits()
-    untouched = {each_field.name for each_field in fields(Limits) if getattr(each.limits, each_field.name) == getattr(standard, each_field.name)}
+    untouched = {
+        each_field.name
+        for each_field in fields(Limits)
+        if getattr(each.limits, each_field.name) == getattr(standard, each_field.name)
+    }
     limits = {**{key: value for key, value in defaults.items() if key in untouched}, **(entry.get("limits") or {})}
     if limits:
         changes["limits"] = limits
@@ -253,10 +256,16 @@ def _expand(item: Any, where: str, config: dict[str, Any], state_name: str | Non
         except TypeError as err:
             raise ConfigError(f"{where}: cannot be called with config {config}: {err}") from err
         made = list(made) if isinstance(made, (list, tuple)) else [made]
-        return [each for piece in made for each in (_expand(piece, where, {}, None, alone=False) if isinstance(piece, type) else [piece])]
+        return [
+            each
+            for piece in made
+            for each in (_expand(piece, where, {}, None, alone=False) if isinstance(piece, type) else [piece])
+        ]
     if isinstance(item, (list, tuple)):
         return [each for piece in item for each in _expand(piece, where, config, state_name, alone=False)]
-    raise ToolDefinitionError(f"{where}: {item!r} is no tool; wanted a @tool function, a StatefulTool class or a function")
+    raise ToolDefinitionError(
+        f"{where}: {item!r} is no tool; wanted a @tool function, a StatefulTool class or a function"
+    )
 
 
 def _tools_of(module: ModuleType) -> list[Any]:
@@ -264,7 +273,9 @@ def _tools_of(module: ModuleType) -> list[Any]:
     listed = getattr(module, "TOOLS", None)
     if isinstance(listed, (list, tuple)):
         return list(listed)
-    functions = [each for each in vars(module).values() if isinstance(each, Tool) and each.function.__module__ == module.__name__]
+    functions = [
+        each for each in vars(module).values() if isinstance(each, Tool) and each.function.__module__ == module.__name__
+    ]
     classes = [
         each
         for each in vars(module).values()
@@ -285,7 +296,7 @@ def _module(place: str, base: Path) -> ModuleType:
         if err.name is None or not (place == err.name or place.startswith(f"{err.name}.")):
             raise ConfigError(f"{place}: importing it failed: {err}") from err
         raise ConfigError(
-            f"{place}: no such module, ready-made tool or tool set{nearest(place, known)}; ready-made: {', '.join(known)}"
+            f"{place}: no such module or ready-made tool{nearest(place, known)}; ready-made: {', '.join(known)}"
         ) from err
     except (ImportError, SyntaxError, ValueError) as err:
         raise ConfigError(f"{place}: importing it failed: {type(err).__name__}: {err}") from err

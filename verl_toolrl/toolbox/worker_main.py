@@ -40,6 +40,7 @@ def main() -> None:
     found: dict[tuple[str, str, str], Any] = {}
     state: Any = None
     while (request := _receive(sock)) is not None:
+        answer: dict[str, Any]
         try:
             if request.get("op") == "release":
                 instance, state = state, None
@@ -79,7 +80,12 @@ def _call(found: dict[tuple[str, str, str], Any], request: dict[str, Any], state
     limit = request["limit"]
     if len(text) > limit:  # a flood stays here
         return {"ok": True, "text": text[:limit], "value": None, "length": len(text)}
-    return {"ok": True, "text": text, "value": value if type(returned) is not str else None, "same": type(returned) is str}
+    return {
+        "ok": True,
+        "text": text,
+        "value": value if type(returned) is not str else None,
+        "same": type(returned) is str,
+    }
 
 
 def _snapshot(instance: Any) -> Any:

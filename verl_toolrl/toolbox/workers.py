@@ -65,7 +65,7 @@ class Worker:
         """
         if inside_worker:
             raise InfrastructureError(
-                "a worker process was about to start workers: the module of the tool runs a toolbox when it is imported; "
+                "a worker process was about to start workers: the tool's module runs a toolbox when it is imported; "
                 'put that under `if __name__ == "__main__":`'
             )
         ours, theirs = socket.socketpair()

@@ -266,6 +266,12 @@ RUNNER, ENGINE, WORKER, RAYLET = "ray::TaskRunnerV1.run", "VLLM::EngineCore", "r
             CLOSING_PATIENCE,
             id="closing down after training",
         ),
+        pytest.param(
+            [{1: RUNNER, 5: "ray::SimpleStorageUnit.shutdown"}, {1: RUNNER}],
+            "ray::SimpleStorageUnit.shutdown",
+            CLOSING_PATIENCE,
+            id="the queue, which the task runner closes before it returns",
+        ),
         pytest.param([{1: RUNNER, 2: ENGINE}, {1: RUNNER, 2: ENGINE}], None, 0, id="nothing died"),
     ],
 )

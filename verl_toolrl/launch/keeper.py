@@ -31,7 +31,7 @@ from verl_toolrl.launch.processes import (
 from verl_toolrl.launch.residue import SharedMemory, remove_scratch, scratch_folder
 from verl_toolrl.launch.runs import Run, identity, load_run
 
-__all__ = ["VITAL", "VITAL_PATIENCE", "Keeper", "describe_exit", "finish_run", "main"]
+__all__ = ["QUEUE", "VITAL", "VITAL_PATIENCE", "Keeper", "describe_exit", "finish_run", "main"]
 
 VITAL = (
     "VLLM::",
@@ -46,6 +46,9 @@ VITAL = (
     "ray::SimpleStorageUnit",
 )
 """Titles of processes that live as long as the run: names of vLLM and SGLang, and actors of verl and TransferQueue."""
+
+QUEUE = ("ray::TransferQueueController", "ray::SimpleStorageUnit")
+"""Those of them that verl closes while its task runner still runs: the last thing that `TaskRunnerV1.run` does."""
 
 VITAL_PROGRAMS = ("raylet", "gcs_server")
 """The same, by the name of the program."""
@@ -202,7 +205,8 @@ class Keeper:
         self._task_begun = self._task_begun or running
         self._task_ended = self._task_ended or (self._task_begun and not running and self._vital_died is None)
         self._vital = vital
-        patience = CLOSING_PATIENCE if self._task_ended else VITAL_PATIENCE
+        closing = self._task_ended or (self._vital_died is not None and self._vital_died[1].startswith(QUEUE))
+        patience = CLOSING_PATIENCE if closing else VITAL_PATIENCE
         if self._vital_died is not None and time.monotonic() - self._vital_died[0] > patience:
             self.reason = "died"
 

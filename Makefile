@@ -31,8 +31,8 @@ lint: ## ruff and mypy
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
 
-fuzz: ## A million mutated responses through every reward
-	$(BIN)/python tests/fuzz_rewards.py --count 1000000
+fuzz: ## A million mutated responses: no exception, finite, inside the bounds
+	@for script in tests/fuzz_*.py; do echo "== $$script"; $(BIN)/python $$script --count 1000000 || exit 1; done
 
 bench: ## Print the speed tables of tests/benchmarks
 	@for script in tests/benchmarks/bench_*.py; do echo "== $$script"; $(CPU) $(BIN)/python $$script || exit 1; done

@@ -36,7 +36,6 @@ PYTHONS = ((3, 11), (3, 12))
 VENV_GB, TEMPORARY_GB = 3.5, 1.5
 # torch's CPU wheels are below 200 MB, its CUDA wheels above 500 MB.
 LARGEST_CPU_TORCH_MB = 350
-TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
 # Loading these shows that the stack works here, and leaves their bytecode for the many processes of the first run.
 SMOKE = "import verl.trainer.main_ppo, verl.workers.engine_workers, vllm.entrypoints.openai.api_server, verl_toolrl"
 
@@ -191,8 +190,8 @@ def check_torch(version: str) -> None:
     if not is_cpu_build(wheel, size_mb):
         size = f" ({size_mb:.0f} MB, and gigabytes of CUDA packages that it asks for)" if size_mb else ""
         raise SetupError(
-            f"pip finds only {wheel}, a build of torch for GPUs{size}; tell it where the CPU builds lie: "
-            f"PIP_EXTRA_INDEX_URL={TORCH_INDEX} make setup"
+            f"pip finds only {wheel}, a build of torch for GPUs{size}; PyTorch's installation page names the index of "
+            "CPU builds (Pip, CPU): PIP_EXTRA_INDEX_URL=<that index> make setup"
         )
 
 

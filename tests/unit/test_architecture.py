@@ -162,3 +162,9 @@ def test_the_core_loads_neither_torch_nor_an_engine() -> None:
         name for name in core if layer_of(name) in LAYERS[: LAYERS.index("integrations")] and layer_of(name) != "credit"
     ]
     assert loaded_by(f"import {', '.join(core)}") & (ENGINES | {"torch", "transformers"}) == set()
+
+
+def test_contributing_lists_the_layers_in_their_order() -> None:
+    text = (PACKAGE.parent / "CONTRIBUTING.md").read_text()
+    rows = [line.split("`")[1] for line in text.splitlines() if line.startswith("| `")]
+    assert rows == list(LAYERS)

@@ -14,7 +14,8 @@ allowed: no sockets, no new processes, no exec, no mount, no ptrace, no signals 
 threads; `subprocess` and `multiprocessing` do not work in it.
 
 The file runs in two roles: `Sandbox` in the trainer, and, executed as a script in a fresh interpreter, the launcher
-that walls itself in and then runs the code. Kernel interfaces: user_namespaces(7), landlock(7), seccomp(2), pivot_root(2).
+that walls itself in and then runs the code. Kernel interfaces: user_namespaces(7), landlock(7),
+seccomp(2), pivot_root(2).
 """
 
 from __future__ import annotations

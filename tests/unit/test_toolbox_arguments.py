@@ -138,7 +138,9 @@ def test_very_deep_arguments_are_refused_not_fatal():
 def test_an_integer_deep_inside_reaches_the_function_as_one():
     parameters = {
         "type": "object",
-        "properties": {"rows": {"type": "array", "items": {"type": "object", "properties": {"n": {"type": "integer"}}}}},
+        "properties": {
+            "rows": {"type": "array", "items": {"type": "object", "properties": {"n": {"type": "integer"}}}}
+        },
     }
     checked = _checker(parameters).check({"rows": [{"n": 2.0}]})
     assert type(checked["rows"][0]["n"]) is int

@@ -42,7 +42,9 @@ def test_a_tool_that_hangs_times_out():
 
 
 def test_a_timeout_that_the_arguments_cause_is_the_models():
-    assert ask(Toolbox([hang.replaced(arguments_cause_timeout=True)]), ToolCall("hang"))[0].outcome is Outcome.MODEL_ERROR
+    assert (
+        ask(Toolbox([hang.replaced(arguments_cause_timeout=True)]), ToolCall("hang"))[0].outcome is Outcome.MODEL_ERROR
+    )
 
 
 def test_a_thread_that_hangs_is_given_up_and_replaced():
@@ -269,7 +271,9 @@ def test_without_a_tokenizer_a_cut_text_is_a_prefix_within_the_limit(text: str, 
         pytest.param(lambda: Limits().replaced({"timout": 1}), "did you mean 'timeout'", id="misspelt"),
         pytest.param(lambda: Budget(calls=True), "calls", id="a boolean"),
         pytest.param(lambda: Budget.from_mapping([1]), "wanted a mapping", id="a list"),
-        pytest.param(lambda: hang.replaced(limits={"memory_mb": 10}), "isolation 'process'", id="memory without process"),
+        pytest.param(
+            lambda: hang.replaced(limits={"memory_mb": 10}), "isolation 'process'", id="memory without process"
+        ),
         pytest.param(lambda: hang.replaced(isolation="proces"), "did you mean 'process'", id="misspelt isolation"),
         pytest.param(lambda: hang.replaced(isolation="thread"), "async function runs inline", id="async in a thread"),
         pytest.param(lambda: hang.replaced(domian="x"), "did you mean 'domain'", id="misspelt field"),

@@ -463,7 +463,9 @@ def _cycle() -> list[Any]:
     return cycle
 
 
-@pytest.mark.parametrize("returned", [object(), _cycle(), {"f": open}, lambda: 1], ids=["object", "cycle", "nested", "λ"])
+@pytest.mark.parametrize(
+    "returned", [object(), _cycle(), {"f": open}, lambda: 1], ids=["object", "cycle", "nested", "λ"]
+)
 def test_what_has_no_json_form_is_the_tools_error(returned: Any):
     @tool(isolation="inline")
     def give() -> Any:

@@ -39,15 +39,20 @@ def list_tools(toolset: ToolSet = "quickstart", as_json: Json = False) -> None:
     from rich.table import Table
 
     table = Table(title=f"{toolset}: {len(tools)} tools", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1))
-    for column in ("tool", "domain", "runs", "time", "state", "what it does"):
-        table.add_column(column, no_wrap=True, overflow="ellipsis", min_width=len(column))
-    for each in tools.values():
-        row = _row(each)
-        name = f"{row['name']} (ends)" if each.ends_trajectory else row["name"]
-        table.add_row(
-            name, row["domain"], row["isolation"], _seconds(row["timeout"]), row["state"] or "", row["summary"]
-        )
-    Console().print(table)
+    console = Console()
+    rows = [_row(each) for each in tools.values()]
+    for row in rows:
+        row["tool"] = f"{row['name']} (ends)" if row["ends_trajectory"] else row["name"]
+        row["time"] = _seconds(row["timeout"])
+    columns = {"tool": "tool", "domain": "domain", "runs": "isolation", "time": "time"}
+    widths = [max(len(title), *(len(row[key] or "") for row in rows)) for title, key in columns.items()]
+    for title, width in zip(columns, widths):
+        table.add_column(title, no_wrap=True, width=width)
+    rest = console.width - sum(width + 3 for width in widths) - 4
+    table.add_column("what it does", no_wrap=True, overflow="ellipsis", width=max(rest, 24))
+    for row in rows:
+        table.add_row(*(row[key] or "" for key in columns.values()), row["summary"])
+    console.print(table)
     ready = _ready_made()
     typer.echo(f"ready-made: {', '.join(ready)}\nSee one with: verl-toolrl tools show NAME -t {toolset}")
 

@@ -159,9 +159,8 @@ def test_an_attempt_outside_the_sandbox_does_get_out(folder: Path, server: int):
 
 def test_ordinary_programs_work(means: str, folder: Path):
     code = """
-import collections, csv, dataclasses, datetime, decimal, json, math, os, random, re, sqlite3, statistics, tempfile, threading
-import concurrent.futures, zoneinfo
-with open("a.txt", "w") as f:
+import collections, csv, dataclasses, datetime, decimal, json, math, os, random, re, sqlite3, statistics, tempfile,
+threading import concurrent.futures, zoneinfo with open("a.txt", "w") as f:
     f.write("x" * 1000)
 os.mkdir("d"); os.rename("a.txt", "d/b.txt")
 with concurrent.futures.ThreadPoolExecutor(4) as pool:

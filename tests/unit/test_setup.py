@@ -209,7 +209,9 @@ REFUSED = (
     ("output", "expected"),
     [
         pytest.param(
-            f"Looking in indexes: https://index.example/simple\n{REFUSED}", "cannot reach index.example", id="no-network"
+            f"Looking in indexes: https://index.example/simple\n{REFUSED}",
+            "cannot reach index.example",
+            id="no-network",
         ),
         pytest.param(
             "Looking in indexes: https://a.example/simple, https://b.example/simple\n"

@@ -171,6 +171,7 @@ ABSENT = (
     "mcp",
     "bm25s",
     "build",
+    "canitoolcall",
     "hypothesis",
     "mypy",
     "pytest-timeout",

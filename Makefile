@@ -14,7 +14,7 @@ setup: ## Build .venv with the stack that needs no GPU (PYTHON=python3.11 choose
 	@python3 .ci/setup.py $(if $(PYTHON),--python '$(PYTHON)')
 
 quickstart: setup ## Train a small real model with GRPO on this machine, without a GPU
-	$(CPU) $(BIN)/verl-toolrl train toolrl/quickstart
+	$(BIN)/verl-toolrl quickstart
 
 test-unit: ## Fast tests: no engine, no Ray (under 2 minutes)
 	$(PYTEST) -q tests/unit

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 
-from verl_toolrl.integrations.cpu.chosen import is_cpu_platform
+from verl_toolrl.integrations.chosen_platform import is_cpu_platform
 from verl_toolrl.integrations.on_import import when_imported
 
 __all__ = ["CPU_REGISTRATIONS", "REGISTRATIONS"]

@@ -17,8 +17,8 @@ from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
 from verl_toolrl.integrations.cpu.engines import CPUEngineWithLMHead
 
-PROMPTS, RESPONSES = (5, 3, 9), (4, 6, 1)
-"""Lengths of the rows: the shortest prompt decides where logits begin, the longest row where padding ends."""
+PROMPTS, RESPONSES = (5, 3, 9, 5, 5), (4, 6, 1, 7, 2)
+"""Lengths of the rows: 0, 3 and 4 are a group that shares its prompt; row 1 has the shortest, row 2 the longest one."""
 
 
 def tiny_model() -> LlamaForCausalLM:
@@ -31,12 +31,14 @@ def tiny_model() -> LlamaForCausalLM:
         num_attention_heads=2,
         num_key_value_heads=1,
     )
-    return LlamaForCausalLM(config)
+    return LlamaForCausalLM._from_config(config, attn_implementation="sdpa")
 
 
 def micro_batch(mask: str, temperature: float) -> TensorDict:
     generator = torch.Generator().manual_seed(1)
     rows = [torch.randint(1, 53, (p + r,), generator=generator) for p, r in zip(PROMPTS, RESPONSES)]
+    for index in (3, 4):
+        rows[index][: PROMPTS[index]] = rows[0][: PROMPTS[0]]
     masks = [torch.ones(r) if mask == "response" else torch.cat([torch.zeros(p), torch.ones(r)])
              for p, r in zip(PROMPTS, RESPONSES)]  # fmt: skip
     data = TensorDict(
@@ -82,9 +84,20 @@ def test_response_log_probs_entropy_and_gradient_equal_those_of_verls_engine(mas
         torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
 
 
-def test_no_logits_are_computed_for_the_prompt() -> None:
+def test_a_shared_prompt_is_computed_once_and_gets_no_logits() -> None:
     engine = object.__new__(CPUEngineWithLMHead)
-    engine.module, engine.pad_to_length = tiny_model(), False
+    engine.module = tiny_model()
     inputs, _ = engine.prepare_model_inputs(micro_batch("response", 1.0))
-    # Rows are 9, 9 and 10 long; the shortest prompt has 3 tokens, whose last predicts the first response token.
-    assert inputs["logits_to_keep"] == 10 - 2
+    # Three sequences: the group with 5 + 4 + 7 + 2 tokens, and rows of 9 and 10.
+    assert (3, 18) == tuple(inputs["input_ids"].shape)
+    # The shortest prompt has 3 tokens, whose last one predicts the first response token.
+    assert 18 - 2 == inputs["logits_to_keep"]
+
+
+def test_a_row_that_trains_nothing_is_computed_without_harm() -> None:
+    """verl fills a batch up with rows whose mask is 0."""
+    data = micro_batch("response", 1.0)
+    masks = [mask * 0 if index == 2 else mask for index, mask in enumerate(data["loss_mask"].unbind())]
+    data["loss_mask"] = torch.nested.as_nested_tensor(masks, layout=torch.jagged)
+    log_probs, entropy, gradient = run(CPUEngineWithLMHead, data)
+    assert log_probs.isfinite().all() and entropy.isfinite().all() and gradient.isfinite().all()

@@ -22,17 +22,8 @@ pytestmark = pytest.mark.timeout(1500)
 
 def train(folder: Path, *overrides: str) -> list[dict[str, Any]]:
     """Run `verl-toolrl train toolrl/quickstart` and return the metrics of each step; step 0 is validation alone."""
-    command = [
-        sys.executable,
-        "-m",
-        "verl_toolrl.cli",
-        "train",
-        "toolrl/quickstart",
-        "--force",
-        "--output",
-        str(folder),
-    ]
-    done = subprocess.run([*command, *overrides], capture_output=True, text=True, timeout=1400)
+    command = [sys.executable, "-m", "verl_toolrl.cli", "train", "toolrl/quickstart", "--force"]
+    done = subprocess.run([*command, "--output", str(folder), *overrides], capture_output=True, text=True, timeout=1400)
     log = folder / "train.log"
     tail = log.read_text(errors="replace")[-6000:] if log.exists() else ""
     assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-2000:]}\n{tail}"

@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 
 from verl_toolrl.errors import ConfigError
 
-__all__ = ["require_platform", "smollm2_folder", "token_budget"]
+__all__ = ["require_platform", "smollm2_folder"]
 
 
 def require_platform(name: str, value: object) -> object:
@@ -35,11 +35,5 @@ def smollm2_folder() -> str:
     return str(default_folder())
 
 
-def token_budget(tokens: int, *lengths: int) -> int:
-    """Return `tokens`, or the sum of `lengths` where that is more: a micro batch must hold the longest row."""
-    return max(tokens, sum(lengths))
-
-
-OmegaConf.register_new_resolver("toolrl.token_budget", token_budget, replace=True)
 OmegaConf.register_new_resolver("toolrl.require_platform", require_platform, replace=True)
 OmegaConf.register_new_resolver("toolrl.smollm2", smollm2_folder, replace=True)

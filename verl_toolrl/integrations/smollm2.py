@@ -74,3 +74,12 @@ def export_smollm2(folder: Path | None = None) -> Path:
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return folder
+
+
+if __name__ == "__main__":
+    from verl_toolrl.errors import ToolRLError
+
+    try:
+        print(export_smollm2())
+    except ToolRLError as error:
+        raise SystemExit(str(error)) from error

@@ -26,6 +26,7 @@ from verl.trainer.ppo.v1 import (
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 
 from verl_toolrl.errors import nearest
+from verl_toolrl.integrations.chosen_platform import is_cpu_platform
 from verl_toolrl.integrations.reward_manager import reward_from_config
 from verl_toolrl.integrations.rows import as_list, check_files, report_dropped
 
@@ -84,6 +85,15 @@ class ToolRLTrainerMixin:
             if max_rows[name] > 0:
                 rows[name] = min(rows[name], max_rows[name])
             report_dropped(dataset, rows[name], self.config, where=f"data.{name}_files")
+
+    def _balance_batch(self, batch: KVBatchMeta, *args: Any, **kwargs: Any) -> KVBatchMeta:
+        """Balance as verl does; on the CPU keep the rows of a group together, whose shared prompt is computed once."""
+        batch = super()._balance_batch(batch, *args, **kwargs)  # type: ignore[misc]
+        if is_cpu_platform():
+            groups = [key.split("_")[0] for key in batch.keys]
+            first = {group: position for position, group in reversed(list(enumerate(groups)))}
+            batch.reorder(sorted(range(len(groups)), key=lambda position: first[groups[position]]))
+        return batch
 
     def _compute_metrics(
         self, batch: KVBatchMeta, metrics: dict[str, Any], timing_raw: dict[str, float], global_steps: int, epoch: int

@@ -59,6 +59,7 @@ NAMES: tuple[VerlName, ...] = (
     _name("verl.trainer.ppo.v1:PPOTrainerColocateAsync", "base of toolrl_colocate_async"),
     _name("verl.trainer.ppo.v1:PPOTrainerSeparateAsync", "base of toolrl_separate_async"),
     _name(f"{_TRAINER}._build_replay_buffer", "the poll interval"),
+    _name(f"{_TRAINER}._balance_batch", "groups kept together on the CPU", "batch", "metrics"),
     _name(f"{_TRAINER}._init_dataloader", "the check of every row"),
     _name(
         f"{_TRAINER}._compute_metrics",

@@ -16,9 +16,9 @@ def settings() -> dict[str, str]:
     Threads: Ray gives an actor one thread unless told otherwise. Trainer and engine take turns, so each may use all
     cores, and a thread that waits must not spin on a core that another one needs.
 
-    Memory: glibc returns every large tensor to the kernel when it is freed and faults it in again, zeroed, page by page:
-    half a million faults a step. Kept in one heap of huge pages, a training step of the 135M model took 4.6 s instead
-    of 7.6 s (one run each, two busy cores, 8 x 256 tokens).
+    Memory: glibc returns every large tensor to the kernel when it is freed and faults it in again, page by page: half
+    a million faults a step. Kept in one heap of huge pages, a training step of the 135M model took 4.6 s instead of
+    7.6 s (one run each, two busy cores, 8 x 256 tokens).
     """
     return {
         "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0))),

@@ -16,7 +16,7 @@ __all__ = ["register"]
 
 def register() -> None:
     """Let `dispatch_cpu_unquantized_gemm` keep the original weight; harmless when called twice."""
-    from verl_toolrl.integrations.cpu.chosen import is_cpu_platform
+    from verl_toolrl.integrations.chosen_platform import is_cpu_platform
 
     if not is_cpu_platform():
         return

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from verl_toolrl import __version__
-from verl_toolrl.integrations.cpu.chosen import is_cpu_platform
+from verl_toolrl.integrations.chosen_platform import is_cpu_platform
 from verl_toolrl.integrations.doctor.machine import accelerator_nodes, look_at_machine, machine_findings
 from verl_toolrl.integrations.doctor.packages import ENGINES, check_packages, find_distribution, package_findings
 from verl_toolrl.integrations.doctor.report import Engine, Finding, Platform, Plugin, Registered, Report

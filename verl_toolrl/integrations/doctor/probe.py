@@ -18,7 +18,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
-from verl_toolrl.integrations.cpu.chosen import is_cpu_platform
+from verl_toolrl.integrations.chosen_platform import is_cpu_platform
 from verl_toolrl.integrations.verl_names import CPU_NAMES, NAMES, problem
 
 __all__ = ["main", "probe_sglang", "probe_verl", "probe_vllm"]

@@ -1,4 +1,4 @@
-"""Whether the CPU was chosen. A module of its own so that vLLM's processes need not load verl to ask."""
+"""Whether the CPU was chosen. Outside `cpu/`, so that nothing of it is imported where it was not."""
 
 from __future__ import annotations
 

@@ -76,7 +76,11 @@ def run_variables(run: Run, *, own_ray: bool) -> dict[str, str]:
         # A block buffer would hold the last lines back when a run dies.
         "PYTHONUNBUFFERED": "1",
     }
-    return variables | ({"RAY_TMPDIR": str(scratch_folder(run.id))} if own_ray else {})
+    if not own_ray:
+        return variables
+    # Ray makes the folder. vLLM's sockets go there too; those of a killed engine would stay in /tmp.
+    scratch = str(scratch_folder(run.id))
+    return variables | {"RAY_TMPDIR": scratch, "VLLM_RPC_BASE_PATH": scratch}
 
 
 def build_command(recipe: Recipe, run: Run, composed: Composed, *, resume: bool, cluster: str | None) -> Command:

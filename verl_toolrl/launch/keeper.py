@@ -99,6 +99,9 @@ class Keeper:
         self._memory = SharedMemory(from_the_start=True)
         self._trainer: Process | None = None
         self._vital: dict[int, str] = {}
+        self._descriptors: dict[int, int] = {}
+        """pidfd of each vital process, which becomes readable when it ends."""
+
         self._vital_died: tuple[float, str] | None = None
         self._died_in_training = False
         self._task_begun = self._task_ended = False
@@ -134,7 +137,8 @@ class Keeper:
                 self._scan()
                 # A look takes time on a machine with thousands of processes, or with none to spare.
                 scan_at = begin + min(max(1.0, 50 * (time.monotonic() - begin)), 3.0)
-            self._listen(0.2)
+            if self._listen(0.2):
+                scan_at = 0.0
 
     def end(self) -> None:
         """End what is left of the run, remove its residue and write the outcome."""
@@ -190,6 +194,11 @@ class Keeper:
             with contextlib.suppress(OSError):  # a full disk must not end a run that verl can still save
                 self.run.save()
         self._watch_vital(vital_processes(alive), {process.pid for process in alive})
+        for pid in self._descriptors.keys() - self._vital.keys():
+            os.close(self._descriptors.pop(pid))
+        for pid in self._vital.keys() - self._descriptors.keys():
+            with contextlib.suppress(OSError):
+                self._descriptors[pid] = os.pidfd_open(pid)
 
     def _watch_vital(self, vital: dict[int, str], alive: set[int]) -> None:
         """Find out whether one died that verl would wait for, and give verl time to notice.
@@ -210,10 +219,15 @@ class Keeper:
         if self._vital_died is not None and time.monotonic() - self._vital_died[0] > patience:
             self.reason = "died"
 
-    def _listen(self, seconds: float) -> None:
-        """Wait for a word of the launcher, or for a signal; the first reason stands."""
+    def _listen(self, seconds: float) -> bool:
+        """Wait for a word of the launcher, for a signal (the first reason stands) or for the end of a vital process.
+
+        Returns:
+            Whether a vital process ended: to be looked at now, before the processes that depend on it follow.
+        """
         reason = ""
-        if select.select([0], [], [], seconds)[0]:
+        ready = select.select([0, *self._descriptors.values()], [], [], seconds)[0]
+        if 0 in ready:
             words = os.read(0, 4096).decode(errors="replace").split()
             if not words:  # end of file; it would stay readable for ever, so something silent takes its place
                 os.dup2(os.pipe()[0], 0)
@@ -222,6 +236,7 @@ class Keeper:
         elif self._stop_signal:
             reason = signal.Signals(self._stop_signal).name
         self.reason = self.reason or reason
+        return bool(set(ready) - {0})
 
 
 def finish_run(

@@ -48,7 +48,7 @@ EXIT_FAILED = 3
 
 
 _REASONS = {
-    "SIGINT": "interrupted",
+    "SIGINT": "Ctrl-C",
     "SIGTERM": "told to end (SIGTERM)",
     "SIGHUP": "the terminal was closed (SIGHUP)",
     "parent-gone": "the program that started the run is gone",

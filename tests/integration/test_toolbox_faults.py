@@ -249,7 +249,9 @@ def test_a_thousand_trajectories_against_faulty_tools(process_tools: ModuleType)
         places = asyncio.Semaphore(64)
         async with box:
             rows = await asyncio.gather(*(trajectory(i, places) for i in range(1000)))
-        wrong = [(call, w) for got, wanted in rows for call, w in zip(got, wanted, strict=True) if call.outcome is not w]
+        wrong = [
+            (call, w) for got, wanted in rows for call, w in zip(got, wanted, strict=True) if call.outcome is not w
+        ]
         assert not wrong, wrong[:5]
         for i, (results, _) in enumerate(rows):
             assert results[0].value == i and results[1].value == 1

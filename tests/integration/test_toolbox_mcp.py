@@ -348,3 +348,18 @@ def test_one_toolbox_uses_another_over_mcp():
             assert (good.content, bad.outcome) == ("42", Outcome.TOOL_ERROR)
 
     asyncio.run(run())
+
+
+def test_a_toolbox_that_was_never_closed_opens_again_on_the_next_loop(script: str):
+    box = Toolbox([McpServer(command=sys.executable, args=[script], sessions=1)])
+
+    async def without_closing() -> None:
+        assert (await _ask(box, ToolCall("add", {"a": 1})))[0].outcome is Outcome.OK
+
+    asyncio.run(without_closing())
+
+    async def closing() -> None:
+        async with box:
+            assert (await _ask(box, ToolCall("add", {"a": 1})))[0].outcome is Outcome.OK
+
+    asyncio.run(closing())

@@ -152,7 +152,7 @@ def _no_json_form(file: open) -> str:  # type: ignore[valid-type]
     return ""
 
 
-def _unresolvable(x: "Nowhere") -> str:  # type: ignore[name-defined]  # noqa: F821
+def _unresolvable(x: Nowhere) -> str:  # type: ignore[name-defined]  # noqa: F821
     """Text."""
     return ""
 

@@ -1,8 +1,45 @@
-.PHONY: help test-unit lint
-PYTHON := .venv/bin/python
+# Everything runs in .venv, which `make setup` builds; `make test` and `make quickstart` call it themselves.
+.DEFAULT_GOAL := help
+.PHONY: help setup quickstart test-unit test test-all lint fuzz bench lock clean
+BIN := .venv/bin
+PYTEST := $(BIN)/python -m pytest
+# verl resolves its platform when it is imported, so only the environment can choose it.
+CPU := VERL_PLATFORM=cpu
 
-test-unit: ## Fast tests: no engine, no Ray
-	$(PYTHON) -m pytest tests/unit -q
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-lint:
-	$(PYTHON) -m ruff check . && $(PYTHON) -m ruff format --check . && $(PYTHON) -m mypy
+setup: ## Build .venv with the stack that needs no GPU (PYTHON=python3.11 chooses the Python)
+	@command -v python3 >/dev/null || { echo "setup: no python3 on PATH; Python 3.11 or 3.12 is needed" >&2; exit 1; }
+	@python3 .ci/setup.py $(if $(PYTHON),--python '$(PYTHON)')
+
+quickstart: setup ## Train a small real model with GRPO on this machine, without a GPU
+	$(BIN)/verl-toolrl quickstart
+
+test-unit: ## Fast tests: no engine, no Ray (under 2 minutes)
+	$(PYTEST) -q tests/unit
+
+test: setup ## Fast tests, then those with real verl, Ray and vLLM (under 25 minutes)
+	$(PYTEST) -q tests/unit
+	$(CPU) $(PYTEST) -q tests/integration
+
+test-all: test ## All of `make test`, then the learning runs and slow checks (under 75 minutes)
+	$(CPU) $(PYTEST) -q tests/slow
+
+lint: ## ruff and mypy
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
+
+fuzz: ## A million mutated responses: no exception, finite, inside the bounds
+	@for script in tests/fuzz_*.py; do echo "== $$script"; $(BIN)/python $$script --count 1000000 || exit 1; done
+
+bench: ## Print the speed tables of tests/benchmarks
+	@for script in tests/benchmarks/bench_*.py; do echo "== $$script"; $(CPU) $(BIN)/python $$script || exit 1; done
+
+lock: ## Renew requirements-cpu.txt
+	$(BIN)/python .ci/lock.py
+
+clean: ## Remove caches and build products; .venv and outputs/ stay
+	rm -rf build dist ./*.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

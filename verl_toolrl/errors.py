@@ -1,8 +1,8 @@
 """The errors of this package, and who has to act on each.
 
 What a model writes never raises: it is a value (`ParsedResponse`, `Outcome.MODEL_ERROR`). What an author writes wrong
-(a recipe, a row of data, a tool) raises a subclass of `AuthorError` at once. What the machine or a server does wrong is an
-`InfrastructureError`: it is counted and never becomes a reward. All classes pickle, because Ray carries them.
+(a recipe, a row of data, a tool) raises a subclass of `AuthorError` at once. What the machine or a server does wrong is
+an `InfrastructureError`: it is counted and never becomes a reward. All classes pickle, because Ray carries them.
 """
 
 from __future__ import annotations
@@ -47,14 +47,16 @@ class UnknownNameError(ConfigError):
 
     def __init__(self, kind: str, name: object, known: Iterable[str]) -> None:
         self.kind, self.name, self.known = kind, name, sorted(known)
-        super().__init__(f"unknown {kind} {name!r}{nearest(name, self.known)}; known: {', '.join(self.known) or 'none'}")
+        super().__init__(
+            f"unknown {kind} {name!r}{nearest(name, self.known)}; known: {', '.join(self.known) or 'none'}"
+        )
 
     def __reduce__(self) -> tuple[type, tuple[str, object, list[str]]]:
         return type(self), (self.kind, self.name, self.known)
 
 
 class InfrastructureError(ToolRLError, RuntimeError):
-    """A server, a process or the network failed. Nobody's choice of words caused it, so no reward may follow from it."""
+    """A server, a process or the network failed. No choice of words caused it, so no reward may follow from it."""
 
 
 def nearest(name: object, known: Iterable[str]) -> str:

@@ -1,8 +1,8 @@
 """The vocabulary of the package: what a model asks, what it gets back, and how a sampled interaction is recorded.
 
-A *trajectory* is one sampled interaction. It is cut into *steps*: one assistant message with the tool calls read from it
-and the tool responses that followed. All types are frozen and built of plain values, so that they pickle, compare and
-turn into JSON; none of them knows verl or tensors.
+A *trajectory* is one sampled interaction. It is cut into *steps*: one assistant message with the tool calls read from
+it and the tool responses that followed. All types are frozen and built of plain values, so that they pickle, compare
+and turn into JSON; none of them knows verl or tensors.
 
 Token positions are offsets into the *response* (everything after the prompt, tool responses included):
 

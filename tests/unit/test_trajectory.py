@@ -14,7 +14,9 @@ from verl_toolrl.trajectory import Outcome, Step, StopReason, ToolCall, ToolResu
 def trajectory(outcome: Outcome = Outcome.OK) -> Trajectory:
     call = ToolCall("get_weather", {"city": "Paris", "days": [1, 2]}, span=(3, 40))
     step = Step("text", (call,), (ToolResult(outcome, "sunny", value={"sky": 1}),), span=(0, 12), seconds=0.5)
-    return Trajectory((step, Step("It is sunny.", span=(20, 25))), messages=({"role": "user", "content": "?"},), id="s1")
+    return Trajectory(
+        (step, Step("It is sunny.", span=(20, 25))), messages=({"role": "user", "content": "?"},), id="s1"
+    )
 
 
 def test_a_trajectory_survives_json() -> None:

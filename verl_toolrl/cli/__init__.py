@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from verl_toolrl import __version__
-from verl_toolrl.cli import tools
+from verl_toolrl.cli import annotate, data, doctor, quickstart, reward, score, stop, tools, train
 from verl_toolrl.errors import ToolRLError
 
 __all__ = ["app", "main"]
@@ -42,6 +42,14 @@ def _root(
 
 
 # Commands, a line each: app.command("name")(module.function), or app.add_typer(module.app, name="group").
+app.command("doctor")(doctor.doctor)
+app.command("quickstart")(quickstart.quickstart)
+app.command("train")(train.train)
+app.command("stop")(stop.stop)
+app.command("score")(score.score)
+app.add_typer(data.app, name="data")
+app.add_typer(reward.app, name="reward")
+app.command("annotate")(annotate.annotate)
 app.add_typer(tools.app, name="tools")
 
 

@@ -1,0 +1,103 @@
+"""The CPU's policy engine computes what verl's own computes, on the tokens that a loss reads."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+os.environ.setdefault("VERL_PLATFORM", "cpu")
+pytest.importorskip("verl", reason="needs verl")
+
+import torch
+from tensordict import TensorDict
+from transformers import LlamaConfig, LlamaForCausalLM
+from verl.utils import tensordict_utils as tu
+from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
+
+from verl_toolrl.integrations.cpu.engines import CPUEngineWithLMHead
+
+PROMPTS, RESPONSES = (5, 3, 9, 5, 5), (4, 6, 1, 7, 2)
+"""Lengths of the rows: 0, 3 and 4 are a group that shares its prompt; row 1 has the shortest, row 2 the longest one."""
+
+
+def tiny_model() -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=53,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+    )
+    return LlamaForCausalLM._from_config(config, attn_implementation="sdpa")
+
+
+def micro_batch(mask: str, temperature: float) -> TensorDict:
+    generator = torch.Generator().manual_seed(1)
+    rows = [torch.randint(1, 53, (p + r,), generator=generator) for p, r in zip(PROMPTS, RESPONSES)]
+    for index in (3, 4):
+        rows[index][: PROMPTS[index]] = rows[0][: PROMPTS[0]]
+    masks = [torch.ones(r) if mask == "response" else torch.cat([torch.zeros(p), torch.ones(r)])
+             for p, r in zip(PROMPTS, RESPONSES)]  # fmt: skip
+    data = TensorDict(
+        {
+            "input_ids": torch.nested.as_nested_tensor(rows, layout=torch.jagged),
+            "position_ids": torch.nested.as_nested_tensor(
+                [torch.arange(len(row)) for row in rows], layout=torch.jagged
+            ),
+            "loss_mask": torch.nested.as_nested_tensor(masks, layout=torch.jagged),
+        },
+        batch_size=len(rows),
+    )
+    tu.assign_non_tensor(data, use_remove_padding=False, calculate_entropy=True, temperature=temperature)
+    return data
+
+
+def run(engine_class: type[FSDPEngineWithLMHead], data: TensorDict) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return log-probs and entropies of the response tokens, and the gradient of their sum with respect to the
+    embedding.
+    """
+    engine = object.__new__(engine_class)
+    engine.module, engine.pad_to_length, engine.use_ulysses_sp = tiny_model(), False, False
+    engine.engine_config = type("Config", (), {"entropy_checkpointing": False})()
+    inputs, args = engine.prepare_model_inputs(data)
+    output = engine.prepare_model_outputs(engine.module(**inputs, use_cache=False), args, data, None)
+
+    def responses(nested: torch.Tensor) -> torch.Tensor:
+        return torch.cat([row[p - 1 : p + r - 1] for row, p, r in zip(nested.unbind(), PROMPTS, RESPONSES)])
+
+    log_probs, entropy = responses(output["log_probs"]), responses(output["entropy"])
+    (log_probs.sum() + entropy.sum()).backward()
+    gradient = engine.module.model.embed_tokens.weight.grad
+    assert gradient is not None
+    return log_probs.detach(), entropy.detach(), gradient
+
+
+@pytest.mark.parametrize("mask", ["response", "whole sequence"])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_response_log_probs_entropy_and_gradient_equal_those_of_verls_engine(mask: str, temperature: float) -> None:
+    expected = run(FSDPEngineWithLMHead, micro_batch(mask, temperature))
+    actual = run(CPUEngineWithLMHead, micro_batch(mask, temperature))
+    for ours, theirs in zip(actual, expected):
+        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
+
+
+def test_a_shared_prompt_is_computed_once_and_gets_no_logits() -> None:
+    engine = object.__new__(CPUEngineWithLMHead)
+    engine.module = tiny_model()
+    inputs, _ = engine.prepare_model_inputs(micro_batch("response", 1.0))
+    # Three sequences: the group with 5 + 4 + 7 + 2 tokens, and rows of 9 and 10.
+    assert (3, 18) == tuple(inputs["input_ids"].shape)
+    # The shortest prompt has 3 tokens, whose last one predicts the first response token.
+    assert 18 - 2 == inputs["logits_to_keep"]
+
+
+def test_a_row_that_trains_nothing_is_computed_without_harm() -> None:
+    """verl fills a batch up with rows whose mask is 0."""
+    data = micro_batch("response", 1.0)
+    masks = [mask * 0 if index == 2 else mask for index, mask in enumerate(data["loss_mask"].unbind())]
+    data["loss_mask"] = torch.nested.as_nested_tensor(masks, layout=torch.jagged)
+    log_probs, entropy, gradient = run(CPUEngineWithLMHead, data)
+    assert log_probs.isfinite().all() and entropy.isfinite().all() and gradient.isfinite().all()

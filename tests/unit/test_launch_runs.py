@@ -1,0 +1,134 @@
+"""Run folders: taken once, resumed on request, never overwritten."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from verl_toolrl.errors import ConfigError
+from verl_toolrl.launch.runs import claim, default_output, identity, last_checkpoint, load_run, new_run, resumed_run
+
+
+def take(folder: Path, recipe: str = "toolrl/quickstart"):  # noqa: ANN201
+    run = new_run(folder, recipe, ["a=1"])
+    claim(run)
+    return run
+
+
+def test_a_marker_is_read_as_it_was_written(tmp_path: Path) -> None:
+    run = take(tmp_path / "out")
+    run.attempt.keeper = identity(os.getpid())
+    run.save()
+    assert run == load_run(tmp_path / "out")
+    assert ["run.json", "train.log"] == sorted(os.listdir(tmp_path / "out"))
+
+
+def test_describing_a_run_writes_nothing(tmp_path: Path) -> None:
+    new_run(tmp_path / "out", "toolrl/quickstart", [])
+    assert [] == list(tmp_path.iterdir())
+
+
+def test_the_folder_of_another_run_is_refused(tmp_path: Path) -> None:
+    first = take(tmp_path / "out")
+    before = (tmp_path / "out" / "run.json").read_text()
+    with pytest.raises(ConfigError, match=f"output of run {first.id} of toolrl/quickstart .*--resume"):
+        new_run(tmp_path / "out", "toolrl/quickstart", [])
+    assert before == (tmp_path / "out" / "run.json").read_text()
+
+
+def test_of_two_starts_into_one_folder_one_is_refused(tmp_path: Path) -> None:
+    one, two = (new_run(tmp_path / "out", "toolrl/quickstart", []) for _ in range(2))
+    claim(one)
+    with pytest.raises(ConfigError, match="taken by another run"):
+        claim(two)
+    loaded = load_run(tmp_path / "out")
+    assert loaded is not None
+    assert one.id == loaded.id
+
+
+def test_of_two_resumes_at_once_one_is_refused(tmp_path: Path) -> None:
+    take(tmp_path / "out")
+    one, two = (resumed_run(tmp_path / "out", "toolrl/quickstart", []) for _ in range(2))
+    claim(one)
+    with pytest.raises(ConfigError, match="taken by another run"):
+        claim(two)
+
+
+def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(ConfigError, match="is not a run of verl-toolrl"):
+        new_run(tmp_path, "toolrl/quickstart", [])
+    with pytest.raises(ConfigError, match="is not a run of verl-toolrl"):
+        new_run(tmp_path / "thesis.tex", "toolrl/quickstart", [])
+
+
+def test_an_empty_folder_is_taken(tmp_path: Path) -> None:
+    assert take(tmp_path).attempt.state == "starting"
+
+
+def test_a_resumed_run_keeps_the_files_of_the_first_attempt(tmp_path: Path) -> None:
+    first = take(tmp_path / "out")
+    again = resumed_run(tmp_path / "out", "toolrl/quickstart", ["a=2"])
+    claim(again)
+    assert (first.id, 2, ["a=2"]) == (again.id, again.attempt.number, again.attempt.overrides)
+    assert [tmp_path / "out" / "train.log", tmp_path / "out" / "train.2.log"] == [
+        first.file("train.log"),
+        again.file("train.log"),
+    ]
+    assert again.file("metrics.jsonl", 1).name == "metrics.jsonl"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [("toolrl/other", "is a run of toolrl/quickstart, not of toolrl/other"), ("toolrl/quickstart", "is still going")],
+)
+def test_a_resume_that_makes_no_sense_is_refused(tmp_path: Path, recipe: str, message: str) -> None:
+    run = take(tmp_path / "out")
+    run.attempt.keeper = identity(os.getpid())
+    run.save()
+    with pytest.raises(ConfigError, match=message):
+        resumed_run(tmp_path / "out", recipe, [])
+
+
+def test_a_recycled_process_id_is_not_taken_for_the_run(tmp_path: Path) -> None:
+    run = take(tmp_path / "out")
+    run.attempt.keeper = identity(os.getpid()) | {"start": 1}
+    assert not run.is_alive()
+
+
+def test_nothing_to_resume_is_said(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="nothing to resume"):
+        resumed_run(tmp_path, "toolrl/quickstart", [])
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"id": "x"}', '{"attempts": [{"colour": 1}]}'])
+def test_a_broken_marker_is_an_error_not_a_crash(tmp_path: Path, content: str) -> None:
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(ConfigError, match="not a marker"):
+        load_run(tmp_path)
+
+
+def test_a_marker_is_for_people_too(tmp_path: Path) -> None:
+    take(tmp_path / "out")
+    content = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert "toolrl/quickstart" == content["recipe"]
+    assert ["a=1"] == content["attempts"][0]["overrides"]
+
+
+def test_a_default_folder_is_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    first = default_output("toolrl/quickstart")
+    assert Path("outputs/toolrl/quickstart") == first.parent
+    first.mkdir(parents=True)
+    assert not default_output("toolrl/quickstart").exists()
+    assert default_output("/home/me/mine.yaml").parts[0] == "outputs"
+
+
+@pytest.mark.parametrize(("text", "expected"), [("12", 12), ("", None), (None, None)])
+def test_the_last_checkpoint_is_what_verl_wrote_down(tmp_path: Path, text: str | None, expected: int | None) -> None:
+    if text is not None:
+        (tmp_path / "latest_checkpointed_iteration.txt").write_text(text)
+    assert expected == last_checkpoint(tmp_path)

@@ -1,0 +1,140 @@
+"""Schemas of the tools on offer: from `extra_info.tools`, or read back from ToolRL's prompt.
+
+ToolRL's system prompt lists tools in three lines each, with its own words for types:
+
+    1. Name: get_news
+    Description: Retrieve news.
+    Parameters: {"page": {"description": "The page.", "type": "int, optional", "default": "1"}}
+
+(Format: qiancheng0/ToolRL@8cee13e, dataset/rlla_4k.) There is no list of required parameters, and a default of "" means
+none.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from verl_toolrl.errors import DatasetError
+from verl_toolrl.schema import as_list
+
+__all__ = ["read_tools", "row_tools", "tools_from_prompt"]
+
+Tool = Mapping[str, Any]
+"""`name`, `description` and `parameters`, a JSON Schema of type object."""
+
+_ENTRY = re.compile(
+    r"^\d+\. Name: (.*)\n"
+    r"Description: ((?:(?!^Parameters: |^\d+\. Name: ).*\n)*)"
+    r"Parameters: (.*)$",
+    re.MULTILINE,
+)
+_TYPES = {
+    "array": ("list", "array", "tuple", "set"),
+    "object": ("dict", "object"),
+    "string": ("str",),
+    "integer": ("int",),
+    "number": ("float", "num", "double"),
+    "boolean": ("bool",),
+}
+"""JSON Schema type -> how the words that ToolRL uses for it begin."""
+
+
+def read_tools(tools: Any, where: str = "tools") -> tuple[Tool, ...]:
+    """Bring schemas into one form.
+
+    Args:
+        tools: A list of schemas (flat, or OpenAI's with `function`), its JSON text, or None.
+        where: How the message of an error names them.
+
+    Raises:
+        DatasetError: If they cannot be read.
+    """
+    if tools is None:
+        return ()
+    try:
+        if isinstance(tools, str):
+            return _from_json(tools)
+        items = as_list(tools)
+        if items is None:
+            raise DatasetError(f"must be a list of schemas or its JSON text, got {type(tools).__name__}")
+        return tuple(_tool(item, index) for index, item in enumerate(items))
+    except DatasetError as err:
+        raise DatasetError(f"{where}: {err}") from err
+
+
+def row_tools(row: Mapping[str, Any], where: str = "row") -> tuple[Tool, ...]:
+    """Return the tools of a row: `extra_info.tools`, else what ToolRL's prompt lists, else nothing."""
+    extra = row.get("extra_info")
+    if isinstance(extra, Mapping) and extra.get("tools") is not None:
+        return read_tools(extra["tools"], f"{where}: extra_info.tools")
+    for message in as_list(row.get("prompt")) or ():
+        if isinstance(message, Mapping) and isinstance(message.get("content"), str):
+            tools = tools_from_prompt(message["content"])
+            if tools:
+                return tools
+    return ()
+
+
+@lru_cache(maxsize=4096)
+def tools_from_prompt(text: str) -> tuple[Tool, ...]:
+    """Read the tools that a prompt in ToolRL's format lists; empty where it lists none that can be read."""
+    found = []
+    for entry in _ENTRY.finditer(text):
+        try:
+            parameters = json.loads(entry.group(3))
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(parameters, dict):
+            found.append(
+                {
+                    "name": entry.group(1),
+                    "description": entry.group(2).strip(),
+                    "parameters": {
+                        "type": "object",
+                        "properties": {key: _parameter(value) for key, value in parameters.items()},
+                    },
+                }
+            )
+    return tuple(found)
+
+
+@lru_cache(maxsize=4096)
+def _from_json(text: str) -> tuple[Tool, ...]:
+    try:
+        items = json.loads(text)
+    except (ValueError, RecursionError) as err:
+        raise DatasetError(f"not JSON ({err})") from err
+    if not isinstance(items, list):
+        raise DatasetError(f"must be a JSON list of schemas, got {type(items).__name__}")
+    return tuple(_tool(item, index) for index, item in enumerate(items))
+
+
+def _tool(item: Any, index: int) -> Tool:
+    function = item.get("function", item) if isinstance(item, Mapping) else None
+    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+        raise DatasetError(f"[{index}] has no 'name'")
+    parameters = function.get("parameters") or {"type": "object", "properties": {}}
+    if not isinstance(parameters, Mapping):
+        raise DatasetError(f"[{index}] ({function['name']}): parameters must be a JSON Schema")
+    if "properties" not in parameters and parameters and all(isinstance(v, Mapping) for v in parameters.values()):
+        # ToolRL's own form: parameter -> description, type, default.
+        parameters = {"type": "object", "properties": {key: _parameter(value) for key, value in parameters.items()}}
+    return {"name": function["name"], "description": function.get("description") or "", "parameters": parameters}
+
+
+def _parameter(value: Any) -> dict[str, Any]:
+    """Turn ToolRL's `description`, `type` and `default` into a JSON Schema."""
+    if not isinstance(value, Mapping):
+        return {}
+    schema: dict[str, Any] = {"description": str(value.get("description", ""))}
+    declared = str(value.get("type", "")).lower()
+    kind = next((kind for kind, words in _TYPES.items() if declared.startswith(words)), None)
+    if kind:
+        schema["type"] = kind
+    if value.get("default", "") != "":
+        schema["default"] = value["default"]
+    return schema

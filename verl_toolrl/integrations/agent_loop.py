@@ -1,0 +1,54 @@
+"""Agent loops registered with verl. So far: one assistant message, sampled from a seed of its own.
+
+verl seeds the engine once, so what a request samples depends on the order in which requests arrive. Here every request
+carries a seed made from the run's seed, the training step, the row and the session, so that two runs sample the same
+from the same weights. What can still differ: the engine's floating-point sums depend on how requests are batched, and a
+token whose probability lies on the edge may fall either way.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from verl.experimental.agent_loop.agent_loop import AgentLoopOutput, register
+from verl.experimental.agent_loop.single_turn_agent_loop import SingleTurnAgentLoop
+
+__all__ = ["SeededSingleTurnAgentLoop", "request_seed"]
+
+SEED_KEY = {"vllm": "seed", "sglang": "sampling_seed"}
+"""Rollout engine -> name of the seed among its sampling parameters."""
+
+
+def request_seed(*, seed: int, step: int, row: Any, session: int) -> int:
+    """Return a seed in [0, 2**31) that depends on all four and on nothing else.
+
+    Args:
+        seed: Seed of the run (`actor_rollout_ref.rollout.seed`).
+        step: Training step at which the request is sent.
+        row: What identifies the row: any JSON-like value, here its index and its messages.
+        session: Number of the sample within the group.
+    """
+    text = json.dumps([seed, step, row, session], sort_keys=True, default=str)
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "big") >> 1
+
+
+@register("toolrl_single_turn")
+class SeededSingleTurnAgentLoop(SingleTurnAgentLoop):
+    """verl's single-turn loop, with a seed for each request."""
+
+    async def run(self, sampling_params: dict[str, Any], priority: int = 0, **kwargs: Any) -> AgentLoopOutput:
+        key = SEED_KEY.get(self.rollout_config.name)
+        if key is not None and sampling_params.get("temperature", 1.0) > 0:
+            extra_info = kwargs.get("extra_info") or {}
+            index = extra_info.get("index", kwargs.get("index")) if isinstance(extra_info, Mapping) else None
+            seed = request_seed(
+                seed=int(self.rollout_config.seed),
+                step=int(kwargs.get("global_steps", 0)),
+                row=[str(index), [dict(message) for message in kwargs["raw_prompt"]]],
+                session=int(kwargs.get("session_id", 0)),
+            )
+            sampling_params = {**sampling_params, key: seed}
+        return await super().run(sampling_params, priority=priority, **kwargs)

@@ -1,0 +1,92 @@
+"""Checks the rows of a run before a model is loaded.
+
+verl finds a ground truth that cannot be read an hour later in a reward worker, and drops a row whose prompt it cannot
+tokenise together with those that are too long. Here every row is read once at the start; what is wrong raises with
+file, row and reason, what is too long is counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pyarrow.parquet as pq
+from omegaconf import DictConfig, ListConfig
+
+from verl_toolrl.errors import DatasetError
+from verl_toolrl.rewards import RewardFunction
+from verl_toolrl.schema import validate_row
+
+__all__ = ["as_list", "check_files", "report_dropped"]
+
+
+def check_files(files: Sequence[str], reward: RewardFunction) -> int:
+    """Read every row of local parquet or JSON files and check its form and its ground truth.
+
+    Args:
+        files: Paths as `data.train_files` gives them. Those on remote storage, which verl fetches later, are left out.
+        reward: The reward of the run: whether a ground truth can be read is for it to say, so it scores an empty
+        response.
+
+    Returns:
+        Number of rows that were read.
+
+    Raises:
+        DatasetError: For the first row that is wrong, and for a file that is missing or empty.
+    """
+    count = 0
+    for name in files:
+        if "://" in str(name):
+            continue
+        path = Path(str(name)).expanduser()
+        if not path.exists():
+            raise DatasetError(f"{path}: no such file (data.train_files or data.val_files)")
+        rows = 0
+        for rows, row in enumerate(_rows(path), 1):
+            where = f"{path.name}: row {rows - 1}"
+            validate_row(row, where)
+            try:
+                reward(response="", ground_truth=row["reward_model"]["ground_truth"], total_steps=1)
+            except DatasetError as err:
+                raise DatasetError(f"{where}: {err}") from err
+        if rows == 0:
+            raise DatasetError(f"{path}: no rows")
+        count += rows
+    return count
+
+
+def report_dropped(dataset: Any, rows: int, config: DictConfig, where: str) -> int:
+    """Say how many rows verl left out because their prompt is longer than `data.max_prompt_length`.
+
+    Returns:
+        Their number.
+
+    Raises:
+        DatasetError: If none is left.
+    """
+    dropped = max(0, rows - len(dataset)) if rows else 0
+    limit = config.data.max_prompt_length
+    if len(dataset) == 0:
+        raise DatasetError(f"{where}: all {rows} prompts are longer than data.max_prompt_length={limit} tokens")
+    if dropped:
+        print(f"{where}: {dropped} of {rows} prompts are longer than {limit} tokens and are left out", flush=True)
+    return dropped
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    try:
+        if path.suffix == ".parquet":
+            for batch in pq.ParquetFile(path).iter_batches(batch_size=512):
+                yield from batch.to_pylist()
+        else:
+            text = path.read_bytes()
+            yield from orjson.loads(text) if text.lstrip()[:1] == b"[" else map(orjson.loads, text.splitlines())
+    except (OSError, ValueError) as err:
+        raise DatasetError(f"{path}: cannot be read: {err}") from err
+
+
+def as_list(files: Any) -> list[str]:
+    """Return `data.train_files` as a list, whatever form the recipe gave it."""
+    return list(files) if isinstance(files, (list, tuple, ListConfig)) else [str(files)]

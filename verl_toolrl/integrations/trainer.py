@@ -1,0 +1,133 @@
+"""One mixin over verl's V1 trainers, registered as `toolrl_sync`, `toolrl_colocate_async` and `toolrl_separate_async`.
+
+It gives what verl's registries cannot: the reward's components in the training log (verl keeps them for validation
+only), a shorter pause between two looks for finished rollouts, and a check of every row before a model is loaded.
+
+    trainer:
+      v1: {trainer_mode: toolrl_sync}
+      toolrl: {poll_interval: 0.1}
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+import transfer_queue as tq
+from omegaconf import DictConfig
+from transfer_queue import KVBatchMeta
+from verl.trainer.ppo.v1 import (
+    PPOTrainerColocateAsync,
+    PPOTrainerSeparateAsync,
+    PPOTrainerSync,
+    register_trainer,
+)
+from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
+
+from verl_toolrl.errors import nearest
+from verl_toolrl.integrations.chosen_platform import is_cpu_platform
+from verl_toolrl.integrations.reward_manager import reward_from_config
+from verl_toolrl.integrations.rows import as_list, check_files, report_dropped
+
+__all__ = ["ToolRLTrainerMixin", "component_metrics"]
+
+logger = logging.getLogger(__name__)
+
+
+def component_metrics(infos: list[dict[str, Any]]) -> dict[str, float]:
+    """Average the components of a batch under verl's naming: `reward/<component>/mean`.
+
+    Args:
+        infos: `reward_extra_info` of each trajectory that is no padding; all have the same keys.
+    """
+    metrics: dict[str, float] = {}
+    for key in infos[0] if infos else ():
+        values = [info[key] for info in infos if isinstance(info.get(key), (bool, int, float, np.number))]
+        if values:
+            metrics[f"reward/{key}/mean"] = float(np.mean(values))
+    return metrics
+
+
+class ToolRLTrainerMixin:
+    """What all three trainers share. Placed before a trainer of verl in the list of bases."""
+
+    base_mode: str
+    """Name that verl's base class compares with: it tests for the text "sync" in several places."""
+    config: DictConfig
+
+    # verl stores the registered name in `trainer_mode` and branches on it; the base's own name must stand there.
+    trainer_mode = property(lambda self: self.base_mode, lambda self, value: None)
+
+    def _options(self) -> DictConfig:
+        options = self.config.trainer.get("toolrl") or DictConfig({})
+        known = {"poll_interval"}
+        for key in map(str, options):
+            if key not in known:
+                raise ValueError(
+                    f"trainer.toolrl.{key}: unknown{nearest(key, known)}; known: {', '.join(sorted(known))}"
+                )
+        return options
+
+    def _build_replay_buffer(self) -> ReplayBuffer:
+        buffer = super()._build_replay_buffer()  # type: ignore[misc]
+        # verl looks for finished rollouts every 2 seconds and has no key for it.
+        buffer.poll_interval = float(self._options().get("poll_interval", 0.2))
+        return buffer
+
+    def _init_dataloader(self) -> None:
+        data = self.config.data
+        max_rows = {"train": data.get("train_max_samples", -1), "val": data.get("val_max_samples", -1)}
+        reward = reward_from_config(self.config)
+        rows = {name: check_files(as_list(data[f"{name}_files"]), reward) for name in max_rows}
+        super()._init_dataloader()  # type: ignore[misc]
+        for name, dataset in (("train", self.train_dataset), ("val", self.val_dataset)):  # type: ignore[attr-defined]
+            if max_rows[name] > 0:
+                rows[name] = min(rows[name], max_rows[name])
+            report_dropped(dataset, rows[name], self.config, where=f"data.{name}_files")
+
+    def _balance_batch(self, batch: KVBatchMeta, *args: Any, **kwargs: Any) -> KVBatchMeta:
+        """Balance as verl does; on the CPU keep the rows of a group together, whose shared prompt is computed once."""
+        batch = super()._balance_batch(batch, *args, **kwargs)  # type: ignore[misc]
+        if is_cpu_platform():
+            groups = [key.split("_")[0] for key in batch.keys]
+            first = {group: position for position, group in reversed(list(enumerate(groups)))}
+            batch.reorder(sorted(range(len(groups)), key=lambda position: first[groups[position]]))
+        return batch
+
+    def _compute_metrics(
+        self, batch: KVBatchMeta, metrics: dict[str, Any], timing_raw: dict[str, float], global_steps: int, epoch: int
+    ) -> None:
+        super()._compute_metrics(batch, metrics, timing_raw, global_steps, epoch)  # type: ignore[misc]
+        metrics.update(component_metrics(self._reward_infos(batch)))
+
+    def _reward_infos(self, batch: KVBatchMeta) -> list[dict[str, Any]]:
+        """Read `reward_extra_info` of every trajectory of the step that is no padding."""
+        keys = [key for key, tag in zip(batch.keys, batch.tags) if not tag.get("is_padding", False)]
+        if not keys:
+            return []
+        data = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=["extra_fields"])
+        # Depending on the storage the field is a list of dicts or of wrappers with the dict in `data`.
+        fields = [getattr(value, "data", value) for value in list(data["extra_fields"])]
+        return [dict(field["reward_extra_info"]) for field in fields if "reward_extra_info" in field]
+
+
+@register_trainer("toolrl_sync")
+class ToolRLTrainerSync(ToolRLTrainerMixin, PPOTrainerSync):
+    """Rollout and training take turns on the same devices."""
+
+    base_mode = "sync"
+
+
+@register_trainer("toolrl_colocate_async")
+class ToolRLTrainerColocateAsync(ToolRLTrainerMixin, PPOTrainerColocateAsync):
+    """The same devices, with unfinished rollouts going on in the next step."""
+
+    base_mode = "colocate_async"
+
+
+@register_trainer("toolrl_separate_async")
+class ToolRLTrainerSeparateAsync(ToolRLTrainerMixin, PPOTrainerSeparateAsync):
+    """Rollout and training on devices of their own."""
+
+    base_mode = "separate_async"

@@ -1,0 +1,118 @@
+"""Every name of verl (and of vLLM) that this package relies on, one a line, with what for.
+
+verl promises stability for few of them. When an upgrade breaks one, `tests/integration/test_verl_names.py` fails in
+that line, and `verl-toolrl doctor` says so on the user's machine.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+__all__ = ["CPU_NAMES", "NAMES", "VerlName", "problem"]
+
+
+@dataclass(frozen=True)
+class VerlName:
+    """One thing that we import, override or set."""
+
+    path: str
+    """`module:attribute.path`."""
+    used_for: str
+    """What breaks without it."""
+    parameters: tuple[str, ...] = ()
+    """Parameters that it must accept by name, or must name for an override to fit."""
+
+
+def _name(path: str, used_for: str, *parameters: str) -> VerlName:
+    return VerlName(path, used_for, parameters)
+
+
+_TRAINER = "verl.trainer.ppo.v1.trainer_base:PPOTrainer"
+_FSDP = "verl.workers.engine.fsdp.transformer_impl"
+
+NAMES: tuple[VerlName, ...] = (
+    _name("verl:__version__", "refusing versions that nobody has tried"),
+    _name("verl:DataProto", "what a reward manager receives"),
+    _name("verl.experimental.reward_loop.reward_manager:register", "the reward manager's name", "name"),
+    _name("verl.experimental.reward_loop.reward_manager:get_reward_manager_cls", "doctor", "name"),
+    _name(
+        "verl.experimental.reward_loop.reward_manager.base:RewardManagerBase.__init__",
+        "base of the reward manager",
+        *("config", "tokenizer", "compute_score"),
+    ),
+    _name("verl.experimental.reward_loop.reward_manager.base:RewardManagerBase.run_single", "the override", "data"),
+    _name("verl.experimental.agent_loop.agent_loop:register", "names of agent loops", "agent_name"),
+    _name("verl.experimental.agent_loop.agent_loop:AgentLoopOutput.as_dict", "what a loop returns"),
+    _name(
+        "verl.experimental.agent_loop.single_turn_agent_loop:SingleTurnAgentLoop.run",
+        "seeds for each request",
+        *("sampling_params", "priority"),
+    ),
+    _name("verl.trainer.ppo.v1:register_trainer", "names of trainers", "name"),
+    _name("verl.trainer.ppo.v1:get_trainer_cls", "doctor", "name"),
+    _name("verl.trainer.ppo.v1:PPOTrainerSync", "base of toolrl_sync"),
+    _name("verl.trainer.ppo.v1:PPOTrainerColocateAsync", "base of toolrl_colocate_async"),
+    _name("verl.trainer.ppo.v1:PPOTrainerSeparateAsync", "base of toolrl_separate_async"),
+    _name(f"{_TRAINER}._build_replay_buffer", "the poll interval"),
+    _name(f"{_TRAINER}._balance_batch", "groups kept together on the CPU", "batch", "metrics"),
+    _name(f"{_TRAINER}._init_dataloader", "the check of every row"),
+    _name(
+        f"{_TRAINER}._compute_metrics",
+        "components in the training log",
+        *("batch", "metrics", "timing_raw", "global_steps", "epoch"),
+    ),
+    _name("verl.trainer.ppo.v1.replay_buffer:ReplayBuffer.__init__", "the poll interval", "poll_interval"),
+    _name("transfer_queue:kv_batch_get", "reading components", "keys", "partition_id", "select_fields"),
+)
+"""Relied on everywhere."""
+
+CPU_NAMES: tuple[VerlName, ...] = (
+    _name("verl.plugin.platform.platform_manager:PlatformRegistry.register", "the platform cpu", "platform"),
+    _name("verl.plugin.platform.platform_base:PlatformBase", "base of the platform"),
+    _name("verl.utils.distributed:initialize_global_process_group_ray", "asks the platform for its backend first"),
+    _name("verl.workers.engine:EngineRegistry.register", "engines for cpu", "model_type", "backend", "device"),
+    _name(f"{_FSDP}:FSDPEngineWithLMHead.prepare_model_inputs", "logits of the response alone", "micro_batch"),
+    _name(
+        f"{_FSDP}:FSDPEngineWithLMHead.prepare_model_outputs",
+        "logits of the response alone",
+        *("output", "output_args", "micro_batch", "logits_processor_func"),
+    ),
+    _name(f"{_FSDP}:FSDPEngineWithValueHead._build_module", "a critic without flash-attention"),
+    _name("verl.utils.tensordict_utils:get_non_tensor_data", "flags of a micro batch", "data", "key", "default"),
+    _name("verl.utils.torch_functional:entropy_from_logits", "entropy", "logits"),
+    _name("verl.utils.torch_dtypes:PrecisionType.to_dtype", "dtypes of the critic"),
+    _name("verl.trainer.sft_trainer:SFTTrainer.__init__", "supervised warm-up", "config"),
+    _name(
+        "vllm.model_executor.layers.utils:dispatch_cpu_unquantized_gemm",
+        "weights that can be replaced",
+        *("layer", "remove_weight"),
+    ),
+)
+"""Relied on only where the CPU is chosen."""
+
+
+def problem(name: VerlName) -> str | None:
+    """Return what is wrong with a name in the installed versions, or None.
+
+    Returns:
+        A sentence for a person: the name, what is missing, and what it is used for.
+    """
+    module, _, attributes = name.path.partition(":")
+    try:
+        found: Any = reduce(getattr, attributes.split("."), importlib.import_module(module))
+    except (ImportError, AttributeError) as err:
+        return f"{name.path} (for {name.used_for}): {err}"
+    missing = [parameter for parameter in name.parameters if not _accepts(found, parameter)]
+    if missing:
+        return f"{name.path} (for {name.used_for}): no parameter {', '.join(missing)} in {inspect.signature(found)}"
+    return None
+
+
+def _accepts(function: Callable[..., Any], parameter: str) -> bool:
+    parameters = inspect.signature(function).parameters
+    return parameter in parameters

@@ -1,0 +1,117 @@
+"""What can be found out before a run starts: too little memory, a port in use, a file that is not there.
+
+Each is one sentence now instead of a traceback of Ray minutes later. A recipe says what it needs:
+
+    launch:
+      memory_gb: 14
+"""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import Any
+
+from verl_toolrl.errors import ConfigError
+from verl_toolrl.launch.processes import Process, marked_runs, process_table
+from verl_toolrl.launch.recipes import Composed
+
+__all__ = ["available_memory", "check_files", "check_memory", "check_ports", "describe_runs"]
+
+GB = 1e9
+_PORTS = {
+    # key: (key that must be true for the port to be opened on this machine, or "")
+    "ray_kwargs.ray_init.dashboard_port": "",
+    "ray_kwargs.ray_init._metrics_export_port": "",
+    "transfer_queue.metrics.port": "transfer_queue.metrics.enabled",
+    "actor_rollout_ref.rollout.disaggregation.bootstrap_port": "actor_rollout_ref.rollout.disaggregation.enable",
+}
+
+
+def available_memory() -> int:
+    """Bytes that a new program can have: the kernel's estimate, or what the control group leaves if that is less."""
+    fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+    free = int(fields["MemAvailable"].split()[0]) * 1024
+    for limit, usage in (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ):
+        try:
+            left = int(Path(limit).read_text()) - int(Path(usage).read_text())
+            # Page cache counts as usage and is given back on demand.
+            stat = dict(line.split() for line in Path(usage).with_name("memory.stat").read_text().splitlines())
+            free = min(free, left + int(stat.get("inactive_file", 0)))
+        except (OSError, ValueError):  # no such controller, or "max"
+            continue
+    return max(0, free)
+
+
+def check_memory(composed: Composed) -> None:
+    """Compare the memory that the recipe asks for (`launch.memory_gb`) with what is there.
+
+    Raises:
+        ConfigError: There is less; the text names the largest program and runs that were left behind.
+    """
+    need = composed.get("launch.memory_gb")
+    if need is None:
+        return
+    try:
+        needed = float(need) * GB
+    except (TypeError, ValueError) as err:
+        raise ConfigError(f"launch.memory_gb: a number of gigabytes is wanted, found {need!r}") from err
+    free = available_memory()
+    if free >= needed:
+        return
+    leftovers = describe_runs(marked_runs())
+    largest = max(process_table().values(), key=lambda process: process.resident_bytes)
+    if leftovers:
+        hint = f"runs are still there, which `verl-toolrl stop` ends: {leftovers}"
+    else:
+        hint = f"most is used by {largest.title[:60]!r} (process {largest.pid}, {largest.resident_bytes / GB:.1f} GB)"
+    raise ConfigError(
+        f"this recipe needs about {needed / GB:.0f} GB of memory and {free / GB:.1f} GB are free; {hint}; "
+        "--force starts it nevertheless"
+    )
+
+
+def describe_runs(runs: dict[str, list[Process]]) -> str:
+    """`3f9a12cd (5 processes, 4.1 GB)` for each marked run that has living processes."""
+    return ", ".join(
+        f"{run_id} ({len(processes)} processes, {sum(p.resident_bytes for p in processes) / GB:.1f} GB)"
+        for run_id, processes in runs.items()
+    )
+
+
+def check_ports(composed: Composed) -> None:
+    """Try the ports that the configuration fixes; those that verl, Ray and vLLM choose themselves are free by choice.
+
+    Raises:
+        ConfigError: One of them is in use.
+    """
+    for key, condition in _PORTS.items():
+        port = composed.get(key)
+        if not isinstance(port, int) or port <= 0 or (condition and not composed.get(condition)):
+            continue
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+            # As servers do: a port in TIME_WAIT is free.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("", port))
+            except OSError as err:
+                raise ConfigError(f"port {port} is in use ({key}): choose another with {key}={port + 1}") from err
+
+
+def check_files(composed: Composed) -> None:
+    """See that local data files and a local model folder are there.
+
+    Raises:
+        ConfigError: One is not; the text names the key.
+    """
+    for key in ("data.train_files", "data.val_files"):
+        value: Any = composed.get(key)
+        for entry in [value] if isinstance(value, str) else list(value or []):
+            if isinstance(entry, str) and "://" not in entry and not Path(entry).expanduser().exists():
+                raise ConfigError(f"{key}: {entry} does not exist (give {key}=FILE.parquet)")
+    model = composed.get("actor_rollout_ref.model.path")
+    if isinstance(model, str) and model.startswith(("/", "~", "./", "../")) and not Path(model).expanduser().exists():
+        raise ConfigError(f"actor_rollout_ref.model.path: {model} does not exist")

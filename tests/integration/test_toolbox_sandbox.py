@@ -63,7 +63,7 @@ _ATTEMPTS = {
     "change a neighbour's mode": "import os\nos.chmod({secret!r}, 0o777); print('ESCAPED')",
     "change a neighbour's time": "import os\nos.utime({secret!r}, (0, 0)); print('ESCAPED')",
     "delete a neighbour": "import os\nos.remove({secret!r}); print('ESCAPED')",
-    "list the root's home": "import os\nos.listdir(os.path.expanduser('~')); os.listdir('/root/.ssh'); print('ESCAPED')",
+    "list the root's home": "import os\nos.listdir('/root/.ssh'); print('ESCAPED')",
     "write to /tmp": "open('/tmp/sandbox-escape', 'w').write('x'); print('ESCAPED')",
     "write to the interpreter": "import os\nopen(os.__file__, 'a').write('#'); print('ESCAPED')",
     "unlink the interpreter": "import os\nos.remove(os.__file__); print('ESCAPED')",
@@ -115,7 +115,9 @@ _ATTEMPTS = {
     "another filter": _LIBC + "print('ESCAPED' if libc.prctl(22, 0, 0, 0, 0) == 0 else '')",
     "dump itself": _LIBC + "print('ESCAPED' if libc.prctl(4, 1, 0, 0, 0) == 0 else '')",
     "inject keys": "import fcntl, termios\nfcntl.ioctl(1, termios.TIOCSTI, b'x'); print('ESCAPED')",
-    "raw descriptor of the root": "import os\nfd = os.open('/', os.O_PATH)\nos.open('etc/passwd', 0, dir_fd=fd); print('ESCAPED')",
+    "raw descriptor of the root": (
+        "import os\nfd = os.open('/', os.O_PATH)\nos.open('etc/passwd', 0, dir_fd=fd); print('ESCAPED')"
+    ),
 }
 _NUMBERS = {
     "x86_64": {"nr_socket": 41, "nr_clone": 56, "nr_bpf": 321, "nr_keyctl": 250},
@@ -159,8 +161,9 @@ def test_an_attempt_outside_the_sandbox_does_get_out(folder: Path, server: int):
 
 def test_ordinary_programs_work(means: str, folder: Path):
     code = """
-import collections, csv, dataclasses, datetime, decimal, json, math, os, random, re, sqlite3, statistics, tempfile,
-threading import concurrent.futures, zoneinfo with open("a.txt", "w") as f:
+import collections, csv, dataclasses, datetime, decimal, json, math, os, random, re, sqlite3, statistics
+import tempfile, threading, concurrent.futures, zoneinfo
+with open("a.txt", "w") as f:
     f.write("x" * 1000)
 os.mkdir("d"); os.rename("a.txt", "d/b.txt")
 with concurrent.futures.ThreadPoolExecutor(4) as pool:

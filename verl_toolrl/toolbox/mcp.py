@@ -152,6 +152,7 @@ class _Link:
         self._leave: asyncio.Event | None = None
         self._connecting: asyncio.Future[None] | None = None
         self._in_flight = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._pause, self._not_before = _FIRST_PAUSE, 0.0
 
     def load(self) -> tuple[bool, int]:
@@ -160,10 +161,13 @@ class _Link:
 
     async def connect(self) -> None:
         """Make sure that the session is there; callers that come together share one attempt."""
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:  # what an earlier loop held went with it
+            self._loop, self._not_before, self._in_flight = loop, 0.0, 0
+            self._client = self._connecting = self._leave = self._holder = None
         if self._client is not None:
             return
         if self._connecting is None:
-            loop = asyncio.get_running_loop()
             if loop.time() < self._not_before:
                 raise InfrastructureError(f"MCP server {self._server.label!r} is away; next attempt soon")
             self._not_before = loop.time() + self._pause

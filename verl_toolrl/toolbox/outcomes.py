@@ -89,7 +89,7 @@ def describe(exc: BaseException) -> str:
     """Return `Class: text` in at most 500 characters, also for an exception whose own `__str__` raises."""
     try:
         text = str(exc)
-    except Exception:  # an exception that cannot be printed is still an answer
+    except BaseException:  # an exception that cannot be printed is still an answer, whatever printing it raised
         text = "(its text cannot be read)"
     if isinstance(exc, ToolRLError):
         return text[:2000]

@@ -53,17 +53,19 @@ class Watchdog:
             if self._alive.wait(self._threshold) or self._stop.is_set():
                 continue
             started = time.monotonic() - self._threshold
-            self._name_it()
+            name = self._named()
             self._alive.wait()
-            logger.warning(f"the event loop was blocked for {time.monotonic() - started:.1f} s")
+            if name is not None:
+                logger.warning(f"tool {name!r} blocked the event loop for {time.monotonic() - started:.1f} s")
 
-    def _name_it(self) -> None:
+    def _named(self) -> str | None:
+        """Report the tool that blocks, if it is one; the trainer's own code is not ours to judge."""
         name = self._runtime.inline
         if name is None:
             task = asyncio.current_task(self._runtime.loop)
             name = self._runtime.tasks.get(task) if task is not None else None
         if name is None:
-            return  # something else blocks: the trainer's own code is not ours to judge
+            return None
         frame = sys._current_frames().get(self._loop_thread)
         stack = "".join(traceback.format_stack(frame)[-4:]) if frame is not None else ""
         logger.warning(
@@ -71,3 +73,4 @@ class Watchdog:
             f"Give it isolation 'thread' or 'process', or await inside it. It is here:\n{stack}"
         )
         self._report(name)
+        return name

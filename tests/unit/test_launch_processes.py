@@ -247,6 +247,13 @@ def test_a_fork_that_bears_the_title_of_its_parent_is_not_vital(monkeypatch: pyt
     assert {2: titles[2], 4: titles[4], 5: titles[5]} == vital_processes(table)
 
 
+def test_a_raylet_is_vital_beside_a_python_of_the_same_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both paths are alike up to their first dot: /x/.venv/bin/python and /x/.venv/lib/.../raylet."""
+    titles = {1: "/x/.venv/bin/python -m verl.trainer.main_ppo", 2: "/x/.venv/lib/ray/core/src/ray/raylet/raylet --a"}
+    monkeypatch.setattr(Process, "title", property(lambda self: titles[self.pid]))
+    assert {2: titles[2]} == vital_processes([Process(1, 0, "S", 0), Process(2, 1, "S", 0)])
+
+
 RUNNER, ENGINE, WORKER, RAYLET = "ray::TaskRunnerV1.run", "VLLM::EngineCore", "ray::WorkerDict", "/x/raylet --a"
 
 

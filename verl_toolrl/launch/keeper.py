@@ -74,7 +74,9 @@ def vital_processes(processes: list[Process]) -> dict[int, str]:
     titles = {process.pid: process.title for process in processes}
 
     def role(pid: int) -> str:
-        return titles.get(pid, "").partition(".")[0]  # Ray adds the method: ray::WorkerDict.update_actor
+        name = titles.get(pid, "").partition(" ")[0]
+        # Ray adds the method: ray::WorkerDict.update_actor. A program is known by its name, wherever it is installed.
+        return name.partition(".")[0] if name.startswith(VITAL) else os.path.basename(name)
 
     return {p.pid: titles[p.pid] for p in processes if is_vital(titles[p.pid]) and role(p.ppid) != role(p.pid)}
 

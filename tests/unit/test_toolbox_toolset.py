@@ -89,7 +89,8 @@ def test_a_module_path_and_a_file_are_tool_sets_too(folder: Path, monkeypatch: p
     monkeypatch.syspath_prepend(str(folder))
     assert list(Toolbox.load("my_tools").tools) == ["echo", "count"]
     assert list(Toolbox.load("my_tools:Shelf").tools) == ["count"]
-    assert list(Toolbox.load("./my_tools.py").tools) == ["echo", "count"]
+    by_file = Toolbox.load("./my_tools.py").tools
+    assert list(by_file) == ["echo", "count"] and by_file["echo"].source == str(folder / "my_tools.py")
 
 
 @pytest.mark.parametrize(
@@ -142,3 +143,13 @@ def test_a_set_that_does_not_exist_lists_what_does():
         Toolbox.load("quickstrat")
     with pytest.raises(AuthorError, match="no such file"):
         Toolbox.load("none.yaml")
+
+
+def test_a_tool_of_a_file_can_run_in_a_process(folder: Path):
+    box = load(folder, "tools: [{use: './my_tools.py:echo', isolation: process, limits: {memory_mb: 512}}]")
+
+    async def run() -> str:
+        async with box, box.session() as session:
+            return (await session.call(ToolCall("echo", {"text": "hello"}))).content
+
+    assert asyncio.run(run()) == "hello"

@@ -176,8 +176,12 @@ class Session:
             if box.recording.mode == "replay":
                 error = f"the recording {box.recording.path} has no answer to this call"
                 return self._answer(line, Outcome.INFRA_ERROR, call.name, error)
-        if arguments is call.arguments and any(type(each) in (list, dict) for each in arguments.values()):
-            arguments = copy.deepcopy(arguments)  # a tool that sorts its list must not change the record of the call
+        if arguments is call.arguments:
+            for each in arguments.values():
+                if type(each) is list or type(each) is dict:
+                    # A tool that sorts its list must not change the record of the call.
+                    arguments = copy.deepcopy(arguments)
+                    break
         flight = Flight(
             runtime,
             line,

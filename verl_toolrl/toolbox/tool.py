@@ -266,7 +266,8 @@ def _build(function: Callable[..., Any], options: dict[str, Any]) -> Tool:
         limits=_as_definition(where, lambda: Limits().replaced(limits)) if isinstance(limits, Mapping) else limits,
         converted=converted,
         wants_context=context,
-        source=function.__module__,
+        # A tool set loads files under made-up module names; whoever looks wants the file.
+        source=function.__code__.co_filename if function.__module__.startswith("_toolset_") else function.__module__,
     )
     return built.replaced(**options) if options else built
 

@@ -63,7 +63,7 @@ _ATTEMPTS = {
     "change a neighbour's mode": "import os\nos.chmod({secret!r}, 0o777); print('ESCAPED')",
     "change a neighbour's time": "import os\nos.utime({secret!r}, (0, 0)); print('ESCAPED')",
     "delete a neighbour": "import os\nos.remove({secret!r}); print('ESCAPED')",
-    "list the root's home": "import os\nos.listdir('/root/.ssh'); print('ESCAPED')",
+    "list the root's home": "import os\nos.listdir(os.path.expanduser('~/.ssh')); print('ESCAPED')",
     "write to /tmp": "open('/tmp/sandbox-escape', 'w').write('x'); print('ESCAPED')",
     "write to the interpreter": "import os\nopen(os.__file__, 'a').write('#'); print('ESCAPED')",
     "unlink the interpreter": "import os\nos.remove(os.__file__); print('ESCAPED')",

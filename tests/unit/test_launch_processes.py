@@ -279,6 +279,12 @@ RUNNER, ENGINE, WORKER, RAYLET = "ray::TaskRunnerV1.run", "VLLM::EngineCore", "r
             CLOSING_PATIENCE,
             id="the queue, which the task runner closes before it returns",
         ),
+        pytest.param(
+            [{1: RUNNER, 2: ENGINE}, {1: RUNNER}, {1: "ray::TaskRunnerV1"}],
+            "VLLM::EngineCore",
+            CLOSING_PATIENCE,
+            id="engine closed a moment before training returns",
+        ),
         pytest.param([{1: RUNNER, 2: ENGINE}, {1: RUNNER, 2: ENGINE}], None, 0, id="nothing died"),
     ],
 )
@@ -297,6 +303,15 @@ def test_a_death_that_verl_would_wait_for_ends_the_run(
     clock[0] += 0.2
     keeper._watch_vital(looks[-1], set(looks[-1]))
     assert keeper.reason == ("died" if died else "")
+
+
+def test_an_engine_that_ends_after_the_last_step_was_closed(tmp_path: Path) -> None:
+    run = new_run(tmp_path, "r", [])
+    keeper = Keeper(run, ["true"], patience=1.0)
+    run.file("train.log").write_text("Total training steps: 2\n")
+    for step, patience in ((1, VITAL_PATIENCE), (2, CLOSING_PATIENCE)):
+        run.file("metrics.jsonl").write_text(f'{{"step": {step}, "data": {{}}}}\n')
+        assert keeper._patience_with_verl() == patience
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ import subprocess
 import time
 from pathlib import Path
 
+from verl_toolrl.launch.metrics import newest_step, total_steps
 from verl_toolrl.launch.processes import (
     Process,
     adopt_orphans,
@@ -205,21 +206,30 @@ class Keeper:
     def _watch_vital(self, vital: dict[int, str], alive: set[int]) -> None:
         """Find out whether one died that verl would wait for, and give verl time to notice.
 
-        At the end of training verl closes its actors and engines itself; that is under way once the task runner's `run`
-        has returned, which Ray shows in its title. The death of the task runner itself reaches the trainer through Ray.
+        At the end of training verl closes its actors and engines itself, and must not be taken for a failure. That is
+        under way once the last step is in the metrics, or the task runner's `run` has returned, which Ray shows in its
+        title. The death of the task runner itself reaches the trainer through Ray.
         """
-        running = any(title.startswith("ray::TaskRunner") and ".run" in title for title in vital.values())
+        runners = [title for title in vital.values() if title.startswith("ray::TaskRunner")]
+        running = any(".run" in title for title in runners)
         for pid, title in self._vital.items():
             if pid not in alive and self._vital_died is None and (running or not title.startswith("ray::")):
                 self._vital_died = time.monotonic(), f"{title.partition(' ')[0]} (process {pid})"
                 self._died_in_training = running
+        returned = not running and (bool(runners) or self._vital_died is None)
+        self._task_ended = self._task_ended or (self._task_begun and returned)
         self._task_begun = self._task_begun or running
-        self._task_ended = self._task_ended or (self._task_begun and not running and self._vital_died is None)
         self._vital = vital
-        closing = self._task_ended or (self._vital_died is not None and self._vital_died[1].startswith(QUEUE))
-        patience = CLOSING_PATIENCE if closing else VITAL_PATIENCE
-        if self._vital_died is not None and time.monotonic() - self._vital_died[0] > patience:
+        if self._vital_died is not None and time.monotonic() - self._vital_died[0] > self._patience_with_verl():
             self.reason = "died"
+
+    def _patience_with_verl(self) -> float:
+        if self._task_ended or (self._vital_died is not None and self._vital_died[1].startswith(QUEUE)):
+            return CLOSING_PATIENCE
+        last = total_steps(self.run.file("train.log"))
+        newest = newest_step(self.run.file("metrics.jsonl"))
+        done = last is not None and newest is not None and newest >= last
+        return CLOSING_PATIENCE if done else VITAL_PATIENCE
 
     def _listen(self, seconds: float) -> bool:
         """Wait for a word of the launcher, for a signal (the first reason stands) or for the end of a vital process.

@@ -13,7 +13,15 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["Metrics", "Tail", "parse_console_line", "parse_metrics_line", "total_steps_in"]
+__all__ = [
+    "Metrics",
+    "Tail",
+    "newest_step",
+    "parse_console_line",
+    "parse_metrics_line",
+    "total_steps",
+    "total_steps_in",
+]
 
 Metrics = dict[str, float]
 
@@ -78,3 +86,14 @@ def total_steps_in(line: str) -> int | None:
     """Number of the last step, where a line of the log says it (verl/trainer/ppo/v1/trainer_base.py)."""
     match = _TOTAL.search(line)
     return int(match[1] or match[2]) if match else None
+
+
+def total_steps(log: Path) -> int | None:
+    """Number of the last step, out of a whole log; None before verl knows it."""
+    return next((total for line in Tail(log).lines() if (total := total_steps_in(line)) is not None), None)
+
+
+def newest_step(path: Path) -> int | None:
+    """Highest step in a metrics file; None when there is none yet."""
+    steps = [record[0] for line in Tail(path).lines() if (record := parse_metrics_line(line)) is not None]
+    return max(steps, default=None)

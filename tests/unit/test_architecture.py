@@ -32,6 +32,7 @@ LAYERS = (
     "integrations",
     "plugin",
     "launch",
+    "recipe_check",
     "cli",
 )
 # Not in that line: a recipe is data, which anyone may look up, and a tool knows nothing of training.

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from verl_toolrl import __version__
-from verl_toolrl.cli import annotate, data, doctor, reward, score, stop, train
+from verl_toolrl.cli import annotate, data, doctor, recipes, reward, score, stop, train
 from verl_toolrl.errors import ToolRLError
 
 __all__ = ["app", "main"]
@@ -48,6 +48,7 @@ app.command("stop")(stop.stop)
 app.command("score")(score.score)
 app.add_typer(data.app, name="data")
 app.add_typer(reward.app, name="reward")
+app.add_typer(recipes.app, name="recipes")
 app.command("annotate")(annotate.annotate)
 
 

@@ -84,7 +84,7 @@ _OURS = {
 }
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def names_in_source(key: str) -> frozenset[str]:
     """Return the names that verl and this package register for a key, without importing either's registrations."""
     registry = REGISTRIES[key]
@@ -104,7 +104,9 @@ def _registered_in(file: Path, decorator: str) -> Iterator[str]:
         for node in tree.body
         if isinstance(node, ast.ClassDef)
         for item in node.body
-        if isinstance(item, ast.Assign) and isinstance(item.targets[0], ast.Name) and isinstance(item.value, ast.Constant)
+        if isinstance(item, ast.Assign)
+        and isinstance(item.targets[0], ast.Name)
+        and isinstance(item.value, ast.Constant)
     }
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and node.args and ast.unparse(node.func) == decorator:

@@ -58,7 +58,13 @@ def divisor(wanted: int, *sizes: int) -> int:
 
 
 def token_budget(tokens: int, *lengths: int) -> int:
-    """Return `tokens`, or the sum of `lengths` where that is more: a micro batch must hold the longest row."""
+    """Return `tokens`, or the sum of `lengths` where that is more: a micro batch must hold the longest row.
+
+    Raises:
+        ConfigError: If one of them is no integer.
+    """
+    if not all(isinstance(length, int) for length in (tokens, *lengths)):
+        raise ConfigError(f"data.max_prompt_length and data.max_response_length must be integers, got {list(lengths)}")
     return max(tokens, sum(lengths))
 
 

@@ -1,7 +1,7 @@
 """verl's configuration dataclasses: their fields, the types of these, and building one from a node of a recipe.
 
-A node with `_target_` is built as that dataclass when a run starts, so a key that is no field of it ends the run minutes
-after the start. Importing this module imports `verl.workers.config` (not the trainer, no engine, no Megatron).
+A node with `_target_` is built as that dataclass when a run has started, and a key that is no field of it ends the run
+there. Importing this module imports `verl.workers.config` (not the trainer, no engine, no Megatron).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from verl.utils.config import omega_conf_to_dataclass
 __all__ = ["build", "config_class", "field_hints", "nested_class"]
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def config_class(target: str) -> type | None:
     """Return the dataclass that a `_target_` names; None where it is no dataclass.
 
@@ -32,7 +32,7 @@ def config_class(target: str) -> type | None:
     return found if isinstance(found, type) and dataclasses.is_dataclass(found) else None
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def field_hints(cls: type) -> dict[str, Any]:
     """Return the fields of a dataclass with their types; `Any` where a type cannot be resolved."""
     try:

@@ -18,7 +18,17 @@ from typing import Any
 
 from verl_toolrl.errors import ConfigError, UnknownNameError, nearest
 
-__all__ = ["Composed", "Recipe", "compose", "find_recipe", "known_recipes", "override_key", "quote", "recipe_folder", "verl_configs"]
+__all__ = [
+    "Composed",
+    "Recipe",
+    "compose",
+    "find_recipe",
+    "known_recipes",
+    "override_key",
+    "quote",
+    "recipe_folder",
+    "verl_configs",
+]
 
 
 @dataclass(frozen=True)

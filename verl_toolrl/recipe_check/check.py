@@ -8,13 +8,14 @@ import functools
 import itertools
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from verl_toolrl.errors import ConfigError
 from verl_toolrl.launch.recipes import Composed, Recipe, compose
 from verl_toolrl.recipe_check.finding import Finding, Report
+from verl_toolrl.recipe_check.sources import Sources, sources_of
 
 __all__ = ["check_recipe", "combinations"]
 
@@ -51,12 +52,12 @@ def check_recipe(recipe: Recipe, overrides: list[str]) -> Report:
     except ConfigError as err:
         report.findings.append(Finding("", str(err).removeprefix(f"{recipe.label}: "), file=_own_file(recipe)))
         return report
-    findings = list(_check(composed, recipe))
-    report.findings = [_placed(finding, recipe, composed) for finding in _without_repeats(findings)]
+    sources = sources_of(recipe, composed)
+    report.findings = [_placed(finding, recipe, sources) for finding in _without_repeats(_check(composed, sources))]
     return report
 
 
-def _check(composed: Composed, recipe: Recipe) -> Iterator[Finding]:
+def _check(composed: Composed, sources: Sources) -> Iterator[Finding]:
     root = "ppo_trainer" if "actor_rollout_ref" in composed.config else "sft_trainer_engine"
     if root == "sft_trainer_engine" and not {"engine", "model", "optim"} <= set(composed.config):
         yield Finding("defaults", "builds on neither /ppo_trainer nor /sft_trainer_engine, which the trainers read")
@@ -69,11 +70,11 @@ def _check(composed: Composed, recipe: Recipe) -> Iterator[Finding]:
     base = _verl_tree(root, _engine_choice(config, composed, root))
     if "engine" in composed.choices and root == "ppo_trainer":
         yield from _inert_engine(config.pop("engine"), composed.choices["engine"])
-    yield from _compare(config, base, _plain(composed.config), root)
+    yield from _compare(config, base, _plain(composed.config), root, sources)
 
 
 def _compare(
-    config: Mapping[str, Any], base: Mapping[str, Any], raw: Mapping[str, Any], root: str
+    config: Mapping[str, Any], base: Mapping[str, Any], raw: Mapping[str, Any], root: str, sources: Sources
 ) -> Iterator[Finding]:
     from verl_toolrl.recipe_check.dataclasses import RL_NODES, SFT_NODES, check_dataclasses
     from verl_toolrl.recipe_check.names import check_names, check_reward, check_trainer
@@ -92,8 +93,9 @@ def _compare(
         yield from check_reward(config)
         yield from check_trainer(config)
     if not any(_is_figure(finding) for finding in wrong):
-        yield from check_sizes(config, base) if root == "ppo_trainer" else check_sft_sizes(config, base)
-    nodes = RL_NODES if root == "ppo_trainer" else SFT_NODES
+        sizes = check_sizes if root == "ppo_trainer" else check_sft_sizes
+        yield from sizes(config, base, sources.rank)
+    nodes: tuple[str, ...] = RL_NODES if root == "ppo_trainer" else SFT_NODES
     if root == "ppo_trainer" and not _has_critic(config):
         nodes = tuple(node for node in nodes if node != "critic")
     yield from check_dataclasses(config, base, nodes, lambda node: any(key.startswith(node) for key in keys))
@@ -114,11 +116,13 @@ def _inert_engine(node: Mapping[str, Any], choice: str) -> Iterator[Finding]:
     place = "actor_rollout_ref.actor." + ("megatron" if choice == "megatron" else "fsdp_config")
     for name, value in node.items():
         if name not in own or value != own[name]:
-            yield Finding(f"engine.{name}", f"nothing reads it: its place is {place}.{name} (and that of ref and critic)")
+            yield Finding(
+                f"engine.{name}", f"nothing reads it: its place is {place}.{name} (and that of ref and critic)"
+            )
 
 
 def _resolved(composed: Composed) -> tuple[dict[str, Any] | None, list[Finding]]:
-    """The recipe as plain dicts with interpolations resolved; what is left to give, or cannot be resolved, as findings."""
+    """Resolve interpolations: the recipe as plain dicts, and findings for what is left to give or cannot be resolved."""
     from omegaconf import OmegaConf
     from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
@@ -126,14 +130,13 @@ def _resolved(composed: Composed) -> tuple[dict[str, Any] | None, list[Finding]]
     config = composed.config.copy()
     OmegaConf.set_readonly(config, False)
     with _platform(composed):
-        for _ in range(1000):
+        while True:
             try:
                 return OmegaConf.to_container(config, resolve=True), findings  # type: ignore[return-value]
             except InterpolationToMissingValueError as err:
                 key = str(err.full_key)
-                wanted = re.search(r"\$\{([\w.]+)\}", str(OmegaConf.to_container(config, resolve=False)))
-                missing = _first_missing(config)
-                findings.append(Finding(missing or (wanted[1] if wanted else key), "must be given", is_error=False))
+                source = re.search(r"Missing mandatory value: ([\w.]+)", str(err))
+                findings.append(Finding(source[1] if source else key, "must be given", is_error=False))
                 OmegaConf.update(config, key, "???", force_add=True)
             except (OmegaConfBaseException, ValueError) as err:
                 key = str(getattr(err, "full_key", "") or "")
@@ -142,13 +145,6 @@ def _resolved(composed: Composed) -> tuple[dict[str, Any] | None, list[Finding]]
                 if not key:
                     return None, findings
                 OmegaConf.update(config, key, None, force_add=True)
-    return None, findings
-
-
-def _first_missing(config: Any) -> str:
-    from omegaconf import OmegaConf
-
-    return next(iter(sorted(key for key in OmegaConf.missing_keys(config) if key.startswith("launch."))), "")
 
 
 @contextlib.contextmanager
@@ -173,7 +169,7 @@ def _engine_choice(config: Mapping[str, Any], composed: Composed, root: str) -> 
     return next((engine for start, engine in _ENGINES.items() if name.startswith(start)), "dp")
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _verl_tree(root: str, engine: str) -> dict[str, Any]:
     """verl's own configuration with an engine, resolved."""
     if root == "ppo_trainer":
@@ -185,7 +181,7 @@ def _verl_tree(root: str, engine: str) -> dict[str, Any]:
     return tree
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _verl_group(group: str, choice: str) -> dict[str, Any]:
     import yaml
 
@@ -207,18 +203,16 @@ def _used_keys(raw: Any) -> set[str]:
     )
 
 
-def _without_repeats(findings: list[Finding]) -> list[Finding]:
-    """One finding a key and message; a finding about a node gives way to one about a key below it."""
+def _without_repeats(findings: Iterable[Finding]) -> list[Finding]:
+    """One finding a key and message."""
     kept: dict[tuple[str, str], Finding] = {}
     for finding in findings:
         kept.setdefault((finding.key, finding.message), finding)
     return list(kept.values())
 
 
-def _placed(finding: Finding, recipe: Recipe, composed: Composed) -> Finding:
-    from verl_toolrl.recipe_check.sources import sources_of
-
-    setting = sources_of(recipe, composed).find(finding.key) if finding.key else None
+def _placed(finding: Finding, recipe: Recipe, sources: Sources) -> Finding:
+    setting = sources.find(finding.key) if finding.key else None
     if setting is None:
         return dataclasses.replace(finding, file=_own_file(recipe), line=0)
     return dataclasses.replace(finding, file=_short(setting.file), line=setting.line)

@@ -7,6 +7,7 @@ trainer, which may hold more keys), `ref` (completed by the worker first), `data
 from __future__ import annotations
 
 import re
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -43,7 +44,8 @@ def check_dataclasses(
             built = build(OmegaConf.create(node))
             _validate(built, key, config)
         except Exception as err:  # verl's dataclasses raise whatever comes: AssertionError, ValueError, TypeError, ...
-            yield Finding(_place(key, node, str(err)), f"verl's {_class_name(node)} refuses it: {_sentence(err)}")
+            text = _sentence(err)
+            yield Finding(_place(key, node, text), f"verl's {_class_name(node)} refuses it: {text}")
 
 
 def _with_stand_in(node: Mapping[str, Any]) -> dict[str, Any]:
@@ -72,11 +74,23 @@ def _class_name(node: Mapping[str, Any]) -> str:
 
 def _place(key: str, node: Mapping[str, Any], text: str) -> str:
     """The key below a node that an error speaks of: the longest name in its text that is a key there."""
-    named = {word for word in re.findall(r"\w+", text) if word in node}
-    return f"{key}.{max(named, key=len)}" if named else key
+    words = set(re.findall(r"\w+", text))
+    named = [path for path in _keys(node) if path.rpartition(".")[2] in words]
+    return f"{key}.{max(named, key=lambda path: len(path.rpartition('.')[2]))}" if named else key
+
+
+def _keys(node: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for name, value in node.items():
+        yield f"{prefix}{name}"
+        if isinstance(value, Mapping):
+            yield from _keys(value, f"{prefix}{name}.")
 
 
 def _sentence(err: Exception) -> str:
-    cause = err.__cause__ or err  # hydra wraps what a dataclass raises
+    cause: BaseException = err
+    while cause.__cause__ is not None:  # hydra wraps what a dataclass raises
+        cause = cause.__cause__
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    return f"{type(cause).__name__}: {' '.join(lines[:2])}" if lines else type(cause).__name__
+    if not lines:  # a bare assert: its line says what is wanted
+        lines = [frame.line for frame in traceback.extract_tb(cause.__traceback__)[-1:] if frame.line]
+    return f"{type(cause).__name__}: {' '.join(lines[:2])}"

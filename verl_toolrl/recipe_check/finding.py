@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -46,13 +47,11 @@ class Report:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return `, did you mean 'x'?` for the closest of `known`, longer keys that contain the name included."""
-    from verl_toolrl.errors import nearest
-
+    """Return `, did you mean 'x'?` for the closest of `known` (or two that are both close), or an empty text."""
     options = sorted(set(known))
-    found = nearest(name, options)
+    found = difflib.get_close_matches(name, options, n=1, cutoff=0.6)
+    found += [other for other in difflib.get_close_matches(name, options, n=2, cutoff=0.75) if other not in found]
     if not found and len(name) >= 4:
         similar = [option for option in options if name in option or (len(option) >= 4 and option in name)]
-        if similar:
-            found = f", did you mean {min(similar, key=len)!r}?"
-    return found
+        found = sorted(similar, key=len)[:1]
+    return f", did you mean {' or '.join(map(repr, found))}?" if found else ""

@@ -26,9 +26,7 @@ def check_names(config: Mapping[str, Any], base: Mapping[str, Any]) -> Iterator[
             for module in str(external).split(","):
                 importlib.import_module(module.strip())
         except Exception as err:  # whatever a module of the user raises ends a run in the same way
-            yield Finding(
-                "actor_rollout_ref.model.external_lib", f"cannot be imported: {type(err).__name__}: {err}"
-            )
+            yield Finding("actor_rollout_ref.model.external_lib", f"cannot be imported: {type(err).__name__}: {err}")
             external = None
     for key, registry in REGISTRIES.items():
         name = select(config, key)

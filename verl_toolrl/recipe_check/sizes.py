@@ -7,7 +7,7 @@ that a rule never speaks about verl's own defaults.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,9 @@ def model_facts(config: Mapping[str, Any], node: str) -> dict[str, int]:
     if file is not None:
         content = json.loads(file.read_text(encoding="utf-8"))
         facts.update({name: content[name] for name in _FACTS if isinstance(content.get(name), int)})
-    facts.update({name: value for name, value in (select(config, f"{node}.override_config") or {}).items() if name in _FACTS})
+    facts.update(
+        {name: value for name, value in (select(config, f"{node}.override_config") or {}).items() if name in _FACTS}
+    )
     return {name: value for name, value in facts.items() if isinstance(value, int)}
 
 
@@ -64,8 +66,8 @@ def _cached(path: str) -> Path | None:
 class _Figures:
     """Integers of a recipe by key; remembers which differ from verl's."""
 
-    def __init__(self, config: Mapping[str, Any], base: Mapping[str, Any]) -> None:
-        self.config, self.base = config, base
+    def __init__(self, config: Mapping[str, Any], base: Mapping[str, Any], rank: Callable[[str], int]) -> None:
+        self.config, self.base, self.rank = config, base, rank
 
     def __call__(self, key: str, default: int | None = None) -> int | None:
         value = select(self.config, key)
@@ -75,13 +77,20 @@ class _Figures:
         return any(select(self.config, key) != select(self.base, key) for key in keys)
 
     def strongest(self, *keys: str) -> str:
-        """The first key that the recipe changes: the one to report."""
-        return next((key for key in keys if self.changed(key)), keys[0])
+        """The changed key that the strongest file sets: the one whose author can put it right."""
+        changed = [key for key in keys if self.changed(key)] or list(keys)
+        return min(changed, key=self.rank)
 
 
-def check_sizes(config: Mapping[str, Any], base: Mapping[str, Any]) -> Iterator[Finding]:
-    """Yield what does not fit in a recipe for the RL trainer."""
-    of = _Figures(config, base)
+def check_sizes(config: Mapping[str, Any], base: Mapping[str, Any], rank: Callable[[str], int]) -> Iterator[Finding]:
+    """Yield what does not fit in a recipe for the RL trainer.
+
+    Args:
+        config: The composed recipe, resolved.
+        base: verl's own tree, resolved.
+        rank: Lower for a key that a stronger file sets; of several keys that do not fit the strongest is named.
+    """
+    of = _Figures(config, base, rank)
     world = (of("trainer.nnodes", 1) or 1) * (of("trainer.n_gpus_per_node", 1) or 1)
     yield from _devices(of, world)
     yield from _batches(of, world)
@@ -161,7 +170,8 @@ def _batches(of: _Figures, world: int) -> Iterator[Finding]:
         if not mini or world % shared:
             continue
         if mini > train and of.changed(mini_key, "data.train_batch_size"):  # ActorConfig.validate
-            yield Finding(mini_key, f"is more than data.train_batch_size={train}")
+            key = of.strongest(mini_key, "data.train_batch_size")
+            yield Finding(key, f"{mini_key}={mini} is more than data.train_batch_size={train}")
         elif train % mini and of.changed(mini_key, "data.train_batch_size"):
             yield Finding(
                 of.strongest(mini_key, "data.train_batch_size"),
@@ -171,7 +181,8 @@ def _batches(of: _Figures, world: int) -> Iterator[Finding]:
         copies = world // shared
         if mini * n % copies and of.changed(mini_key, f"{_ROLLOUT}.n", *gpus, *keys):
             yield Finding(  # workers/engine_workers.py: mini_batch_size % data parallel size
-                mini_key, f"{mini} prompts x {n} rollouts do not divide by {copies} model copies"
+                of.strongest(mini_key, f"{_ROLLOUT}.n", *gpus, *keys),
+                f"{mini_key}={mini} x {n} rollouts do not divide by {copies} model copies",
             )
         elif micro and not select(of.config, f"{role}.use_dynamic_bsz") and mini * n // copies % micro:
             yield Finding(micro_key, f"{mini * n // copies} rows a device and update do not divide by {micro}")
@@ -215,13 +226,16 @@ def _group(of: _Figures) -> Iterator[Finding]:
     estimator = str(select(of.config, "algorithm.adv_estimator") or "")
     if estimator.startswith(("grpo", "rloo", "gdpo", "opo")) and of(f"{_ROLLOUT}.n", 1) == 1:
         yield Finding(
-            f"{_ROLLOUT}.n", f"algorithm.adv_estimator={estimator} compares the rollouts of a prompt: 2 or more are wanted"
+            f"{_ROLLOUT}.n",
+            f"algorithm.adv_estimator={estimator} compares the rollouts of a prompt: 2 or more are wanted",
         )
 
 
-def check_sft_sizes(config: Mapping[str, Any], base: Mapping[str, Any]) -> Iterator[Finding]:
-    """Yield what does not fit in a recipe for the supervised trainer."""
-    of = _Figures(config, base)
+def check_sft_sizes(
+    config: Mapping[str, Any], base: Mapping[str, Any], rank: Callable[[str], int]
+) -> Iterator[Finding]:
+    """Yield what does not fit in a recipe for the supervised trainer; arguments as for `check_sizes`."""
+    of = _Figures(config, base, rank)
     world = (of("trainer.nnodes", 1) or 1) * (of("trainer.n_gpus_per_node", 1) or 1)
     train, micro = of("data.train_batch_size"), of("data.micro_batch_size_per_gpu")
     if train and train % world and of.changed("data.train_batch_size", "trainer.n_gpus_per_node", "trainer.nnodes"):

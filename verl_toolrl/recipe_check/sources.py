@@ -41,6 +41,11 @@ class Sources:
             for setting in _settings(file):
                 self.settings.setdefault(setting.key, setting)
 
+    def rank(self, key: str) -> int:
+        """Return how strong the file is that sets a key: -1 for none (an override), 0 for the recipe itself, ..."""
+        setting = self.settings.get(key)
+        return self.files.index(setting.file) if setting else -1
+
     def find(self, key: str) -> Setting | None:
         """Return the setting of a key, of the nearest key above it, or of the first below it."""
         parts = key.split(".")
@@ -55,7 +60,7 @@ def sources_of(recipe: Recipe, composed: Composed) -> Sources:
     """Return the files of a composed recipe."""
     folder = recipe.folder or recipe_folder()
     files = list(_own_files(folder / f"{recipe.name}.yaml", [folder, recipe_folder()]))
-    for group, choice in reversed(composed.choices.items()):
+    for group, choice in reversed(list(composed.choices.items())):
         file = recipe_folder() / group.partition("@")[0] / f"{choice}.yaml"
         if file.is_file() and file not in files:
             files.append(file)

@@ -46,6 +46,9 @@ MOVED: dict[str, str] = {
 """Key of an earlier verl -> where it went."""
 
 
+_LEGACY = ("reward_model", "custom_reward_function", "sandbox_fusion")  # in verl's tree and read by nothing
+
+
 @dataclass(frozen=True)
 class Value:
     """A value that differs from verl's."""
@@ -67,13 +70,16 @@ def unknown_keys(config: Mapping[str, Any], base: Mapping[str, Any], used: set[s
         base: verl's own tree with the same engine.
         used: Keys that an interpolation of the recipe reads.
     """
-    names = sorted(_all_keys(base))
+    names = [key for key in sorted(_all_keys(base)) if key.split(".")[0] not in _LEGACY]
     for path, node, known, cls in _nodes(config, base):
         for name in node:
             key = f"{path}.{name}" if path else str(name)
-            if str(name) in known or _is_open(key) or _is_used(key, used):
+            # A dataclass refuses what it does not know, even if something reads it before.
+            if str(name) in known or key in OPEN or (cls is None and _is_used(key, used)):
                 continue
-            yield Finding(key, _say(key, str(name), known, cls, names, node[name]), is_error=not _read(cls, str(name), known))
+            yield Finding(
+                key, _say(key, str(name), known, cls, names, node[name]), is_error=not _read(cls, str(name), known)
+            )
 
 
 def changed_values(config: Mapping[str, Any], base: Mapping[str, Any]) -> Iterator[Value]:
@@ -84,12 +90,17 @@ def changed_values(config: Mapping[str, Any], base: Mapping[str, Any]) -> Iterat
         for name, value in node.items():
             key = f"{path}.{name}" if path else str(name)
             has_default = isinstance(below, Mapping) and name in below
-            default = below[name] if has_default else None  # type: ignore[index]
-            if name == "_target_" or (not has_default and name not in hints) or (has_default and value == default):
+            default = below[name] if has_default else None
+            if name == "_target_" or (not has_default and name not in hints) or _same(value, default, has_default):
                 continue
             # A mapping is looked at key by key, unless verl's value is none.
             if not isinstance(value, Mapping) or (has_default and not isinstance(default, Mapping | None)):
                 yield Value(key, value, default, hints.get(name), has_default)
+
+
+def _same(value: Any, default: Any, has_default: bool) -> bool:
+    # Python holds 1 and true for equal; verl's `is True` does not.
+    return has_default and value == default and isinstance(value, bool) == isinstance(default, bool)
 
 
 def _nodes(
@@ -139,10 +150,6 @@ def _all_keys(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
             yield from _all_keys(value, f"{prefix}{name}.")
 
 
-def _is_open(key: str) -> bool:
-    return key in OPEN
-
-
 def _is_used(key: str, used: set[str]) -> bool:
     return any(name == key or name.startswith(f"{key}.") for name in used)
 
@@ -171,7 +178,7 @@ def _say(key: str, name: str, known: set[str], cls: type | None, names: list[str
     if not guess:
         # The right name in the wrong place.
         elsewhere = [other for other in names if other.rpartition(".")[2] == name]
-        near = min(elsewhere, key=lambda other: -_shared(other, key), default=None)
+        near = min(elsewhere, key=lambda other: _distance(other, key), default=None)
         guess = f"; a key of this name is {near!r}" if near else did_you_mean(key, names)
     if cls is not None:
         return f"is no field of verl's {cls.__name__}, which refuses it when the run starts{guess}"
@@ -186,11 +193,11 @@ ENGINE_NODES = {
 """Nodes that only one engine has, and what to say where they meet another."""
 
 
-def _shared(one: str, other: str) -> int:
-    """Number of leading parts that two keys share."""
-    count = 0
-    for left, right in zip(one.split("."), other.split(".")):
+def _distance(other: str, key: str) -> tuple[int, bool, int]:
+    """Order of keys of the same name by how likely they are meant: neighbours, then the trainer's, then the short."""
+    shared = 0
+    for left, right in zip(other.split("."), key.split(".")):
         if left != right:
             break
-        count += 1
-    return count
+        shared += 1
+    return -shared, not other.startswith("trainer."), other.count(".")

@@ -84,8 +84,9 @@ def check_type(value: Value) -> Finding | None:
         wanted = typing.Optional[_OPTIONAL[value.key]]  # noqa: UP045
     else:
         return None
-    if value.value is None and value.has_default and not value.key.endswith(("batch_size", "_length")):
-        return None  # verl's nodes without a dataclass are asked with `is None` nearly everywhere
+    is_number = isinstance(value.default, (int, float)) and not isinstance(value.default, bool)
+    if value.value is None and value.hint is None and not is_number:
+        return None  # a switch or a text that is null is off
     if _fits(value.value, wanted):
         return None
     return Finding(value.key, f"{_name(wanted)} is wanted, not {value.value!r} ({type(value.value).__name__})")

@@ -6,7 +6,10 @@ Composes with verl's real configuration and builds verl's real dataclasses; trai
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -376,3 +379,39 @@ def test_a_value_called_known_stands_in_verls_source(key: str, value: str) -> No
         pytest.skip("known to torch and vLLM, not to verl")
     root = verl_configs().parents[1]
     assert any(re.search(rf"[\"']{value}[\"']", path.read_text(errors="ignore")) for path in root.rglob("*.py"))
+
+
+def test_the_command_names_file_key_and_exit_code(write: Write) -> None:
+    recipe = write("trainer: {tset_freq: 5}")
+    done = subprocess.run(
+        [sys.executable, "-m", "verl_toolrl.cli", "recipes", "check", f"{recipe.label}"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert "mine.yaml:3: trainer.tset_freq: " in done.stdout and "did you mean 'test_freq'" in done.stdout
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["by name", "from a folder"])
+def test_verls_own_command_line_takes_the_recipe(own: bool, write: Write) -> None:
+    """What a user types without our wrapper: one of our names, and a recipe of their own in `--config-dir`."""
+    words = ["--config-name", "toolrl/grpo"]
+    if own:
+        words = [
+            "--config-dir",
+            str(write("data: {train_batch_size: 64}\nactor_rollout_ref: {actor: {ppo_mini_batch_size: 64}}").folder),
+        ]
+        words += ["--config-name", "mine"]
+    choices = ["model=qwen2.5_3b", "engine=megatron", "rollout=sglang", "hardware=gpu8"]
+    done = subprocess.run(
+        [sys.executable, "-m", "verl.trainer.main_ppo", *words, *choices, "--cfg", "job", "--resolve"],
+        capture_output=True,
+        text=True,
+        env={key: value for key, value in os.environ.items() if key != "VERL_PLATFORM"},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    config = yaml.safe_load(done.stdout)
+    assert config["actor_rollout_ref"]["model"]["path"] == "Qwen/Qwen2.5-3B-Instruct"
+    assert config["actor_rollout_ref"]["actor"]["strategy"] == "megatron"
+    assert config["actor_rollout_ref"]["rollout"]["name"] == "sglang"
+    assert config["data"]["train_batch_size"] == (64 if own else 512)

@@ -65,6 +65,7 @@ def _check(composed: Composed, sources: Sources) -> Iterator[Finding]:
     config, broken = _resolved(composed)
     errors = [finding for finding in broken if finding.is_error]
     yield from broken
+    yield from _left_to_give(composed, [finding.key for finding in broken])
     if config is None or errors:
         return
     base = _verl_tree(root, _engine_choice(config, composed, root))
@@ -137,14 +138,35 @@ def _resolved(composed: Composed) -> tuple[dict[str, Any] | None, list[Finding]]
                 key = str(err.full_key)
                 source = re.search(r"Missing mandatory value: ([\w.]+)", str(err))
                 findings.append(Finding(source[1] if source else key, "must be given", is_error=False))
-                OmegaConf.update(config, key, "???", force_add=True)
+                _set(config, key, "???")
             except (OmegaConfBaseException, ValueError) as err:
                 key = str(getattr(err, "full_key", "") or "")
                 text = str(err).partition("while resolving interpolation: ")[2] or str(err)
                 findings.append(Finding(key, text.splitlines()[0]))
                 if not key:
                     return None, findings
-                OmegaConf.update(config, key, None, force_add=True)
+                _set(config, key, None)
+
+
+_MANDATORY = ("actor_rollout_ref.", "critic.", "data.", "launch.", "model.", "trainer.")
+"""Where a missing value matters to every run; others belong to what is switched off."""
+
+
+def _left_to_give(composed: Composed, said: list[str]) -> Iterator[Finding]:
+    from omegaconf import OmegaConf
+
+    for key in sorted(OmegaConf.missing_keys(composed.config)):
+        if key.startswith(_MANDATORY) and key not in said:
+            yield Finding(key, "must be given", is_error=False)
+
+
+def _set(config: Any, key: str, value: Any) -> None:
+    """Replace a value without resolving the one that stands there, as OmegaConf.update would."""
+    from omegaconf import OmegaConf
+
+    *path, name = key.split(".")
+    node = OmegaConf.select(config, ".".join(path)) if path else config
+    node._set_item_impl(name, value)
 
 
 @contextlib.contextmanager

@@ -123,7 +123,7 @@ def _inert_engine(node: Mapping[str, Any], choice: str) -> Iterator[Finding]:
 
 
 def _resolved(composed: Composed) -> tuple[dict[str, Any] | None, list[Finding]]:
-    """Resolve interpolations: the recipe as plain dicts, and findings for what is left to give or cannot be resolved."""
+    """Resolve interpolations: plain dicts, and findings for what is left to give or cannot be resolved."""
     from omegaconf import OmegaConf
     from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
@@ -153,11 +153,17 @@ _MANDATORY = ("actor_rollout_ref.", "critic.", "data.", "launch.", "model.", "tr
 
 
 def _left_to_give(composed: Composed, said: list[str]) -> Iterator[Finding]:
-    from omegaconf import OmegaConf
-
-    for key in sorted(OmegaConf.missing_keys(composed.config)):
+    for key in _missing_keys(_plain(composed.config)):
         if key.startswith(_MANDATORY) and key not in said:
             yield Finding(key, "must be given", is_error=False)
+
+
+def _missing_keys(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _missing_keys(value, f"{prefix}{name}.")
+        elif value == "???":
+            yield f"{prefix}{name}"
 
 
 def _set(config: Any, key: str, value: Any) -> None:

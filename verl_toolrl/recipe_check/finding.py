@@ -50,7 +50,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return `, did you mean 'x'?` for the closest of `known` (or two that are both close), or an empty text."""
     options = sorted(set(known))
     found = difflib.get_close_matches(name, options, n=1, cutoff=0.6)
-    found += [other for other in difflib.get_close_matches(name, options, n=2, cutoff=0.75) if other not in found]
+    found += [other for other in difflib.get_close_matches(name, options, n=2, cutoff=0.8) if other not in found]
     if not found and len(name) >= 4:
         similar = [option for option in options if name in option or (len(option) >= 4 and option in name)]
         found = sorted(similar, key=len)[:1]

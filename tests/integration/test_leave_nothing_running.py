@@ -102,7 +102,7 @@ command = Command(
     {"VERL_FILE_LOGGER_PATH": str(run.file("metrics.jsonl"))},
     run_variables(run, own_ray="RAY_ADDRESS" not in os.environ),
 )
-plan = Plan(run=run, command=command, composed=Composed({}, None), total_steps=2, cluster=None, resume_step=None)
+plan = Plan(run=run, command=command, composed=Composed({}), total_steps=2, cluster=None, resume_step=None)
 console = Console(width=200)
 sys.exit(report(*execute(plan, console, patience=1.0), plan, console))
 """

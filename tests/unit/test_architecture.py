@@ -33,6 +33,7 @@ LAYERS = (
     "plugin",
     "launch",
     "doctor",
+    "recipe_check",
     "cli",
 )
 # Not in that line: a recipe is data, which anyone may look up, and a tool knows nothing of training.

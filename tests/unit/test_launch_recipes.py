@@ -32,7 +32,7 @@ def composed(**values: Any) -> Composed:
     config = OmegaConf.create()
     for key, value in values.items():
         OmegaConf.update(config, key.replace("__", "."), value)
-    return Composed(config, None)
+    return Composed(config)
 
 
 def command_of(folder: Path, overrides: list[str], **values: Any) -> Command:

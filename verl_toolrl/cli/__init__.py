@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from verl_toolrl import __version__
-from verl_toolrl.cli import annotate, data, doctor, quickstart, reward, score, stop, tools, train
+from verl_toolrl.cli import annotate, data, doctor, quickstart, recipes, reward, score, stop, tools, train
 from verl_toolrl.errors import ToolRLError
 
 __all__ = ["app", "main"]
@@ -49,6 +49,7 @@ app.command("stop")(stop.stop)
 app.command("score")(score.score)
 app.add_typer(data.app, name="data")
 app.add_typer(reward.app, name="reward")
+app.add_typer(recipes.app, name="recipes")
 app.command("annotate")(annotate.annotate)
 app.add_typer(tools.app, name="tools")
 

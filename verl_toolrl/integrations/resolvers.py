@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 
 from omegaconf import OmegaConf
 
 from verl_toolrl.errors import ConfigError
 
-__all__ = ["require_platform", "smollm2_folder"]
+__all__ = ["divisor", "require_platform", "smollm2_folder", "tiny_model_folder", "token_budget", "unsupported"]
 
 
 def require_platform(name: str, value: object) -> object:
@@ -35,5 +36,41 @@ def smollm2_folder() -> str:
     return str(default_folder())
 
 
+def tiny_model_folder() -> str:
+    """Return the folder of the stand-in model, written there if it is missing (see `integrations.tiny_model`)."""
+    from verl_toolrl.integrations.tiny_model import write_tiny_model
+
+    return str(write_tiny_model())
+
+
+def unsupported(reason: str) -> None:
+    """Refuse a combination of choices that composes but cannot run.
+
+    Raises:
+        ConfigError: Always, with the reason.
+    """
+    raise ConfigError(reason)
+
+
+def divisor(wanted: int, *sizes: int) -> int:
+    """Return the largest divisor of `wanted` that divides all `sizes`: devices a layer can be split over."""
+    return math.gcd(int(wanted), *map(int, sizes))
+
+
+def token_budget(tokens: int, *lengths: int) -> int:
+    """Return `tokens`, or the sum of `lengths` where that is more: a micro batch must hold the longest row.
+
+    Raises:
+        ConfigError: If one of them is no integer.
+    """
+    if not all(isinstance(length, int) for length in (tokens, *lengths)):
+        raise ConfigError(f"data.max_prompt_length and data.max_response_length must be integers, got {list(lengths)}")
+    return max(tokens, sum(lengths))
+
+
+OmegaConf.register_new_resolver("toolrl.divisor", divisor, replace=True)
+OmegaConf.register_new_resolver("toolrl.unsupported", unsupported, replace=True)
+OmegaConf.register_new_resolver("toolrl.tiny_model", tiny_model_folder, replace=True)
+OmegaConf.register_new_resolver("toolrl.token_budget", token_budget, replace=True)
 OmegaConf.register_new_resolver("toolrl.require_platform", require_platform, replace=True)
 OmegaConf.register_new_resolver("toolrl.smollm2", smollm2_folder, replace=True)

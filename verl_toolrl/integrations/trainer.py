@@ -29,6 +29,7 @@ from verl_toolrl.errors import nearest
 from verl_toolrl.integrations.chosen_platform import is_cpu_platform
 from verl_toolrl.integrations.reward_manager import reward_from_config
 from verl_toolrl.integrations.rows import as_list, check_files, report_dropped
+from verl_toolrl.integrations.trainer_options import TRAINER_OPTIONS
 
 __all__ = ["ToolRLTrainerMixin", "component_metrics"]
 
@@ -61,11 +62,10 @@ class ToolRLTrainerMixin:
 
     def _options(self) -> DictConfig:
         options = self.config.trainer.get("toolrl") or DictConfig({})
-        known = {"poll_interval"}
         for key in map(str, options):
-            if key not in known:
+            if key not in TRAINER_OPTIONS:
                 raise ValueError(
-                    f"trainer.toolrl.{key}: unknown{nearest(key, known)}; known: {', '.join(sorted(known))}"
+                    f"trainer.toolrl.{key}: unknown{nearest(key, TRAINER_OPTIONS)}; known: {', '.join(TRAINER_OPTIONS)}"
                 )
         return options
 

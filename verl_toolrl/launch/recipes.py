@@ -13,13 +13,23 @@ import importlib.util
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from verl_toolrl.errors import ConfigError, UnknownNameError, nearest
 
-__all__ = ["Composed", "Recipe", "compose", "find_recipe", "known_recipes", "override_key", "quote", "recipe_folder"]
+__all__ = [
+    "Composed",
+    "Recipe",
+    "compose",
+    "find_recipe",
+    "known_recipes",
+    "override_key",
+    "quote",
+    "recipe_folder",
+    "verl_configs",
+]
 
 
 @dataclass(frozen=True)
@@ -51,8 +61,13 @@ class Composed:
     config: Any
     """omegaconf.DictConfig of the whole trainer."""
 
-    hardware: str | None
-    """Choice of the group `hardware`, where the recipe has that group."""
+    choices: Mapping[str, str] = field(default_factory=dict)
+    """Group -> what was chosen of it, in the order of composition."""
+
+    @property
+    def hardware(self) -> str | None:
+        """Choice of the group `hardware`, where the recipe has that group."""
+        return next((choice for group, choice in self.choices.items() if group.rsplit("/")[-1] == "hardware"), None)
 
     def get(self, key: str, default: Any = None) -> Any:
         """Value of a dotted key; `default` where a part of it is missing or cannot be resolved."""
@@ -119,20 +134,25 @@ def recipe_folder() -> Path:
 
 
 def known_recipes() -> list[str]:
-    """Names of the recipes of this package: the YAML files that build on another configuration."""
+    """Names of the recipes of this package: the YAML files that describe themselves under `recipe`."""
     import yaml
 
     names = []
     for path in sorted(recipe_folder().rglob("*.yaml")):
         name = path.relative_to(recipe_folder()).with_suffix("").as_posix()
         content = yaml.safe_load(path.read_text())
-        # Parts (a hardware group, a shared base) either have no defaults of their own or begin with an underscore.
-        if isinstance(content, dict) and content.get("defaults") and not path.name.startswith("_"):
+        # Parts (a hardware group, a shared base) do not say what they reproduce.
+        if isinstance(content, dict) and "recipe" in content:
             names.append(name)
     return names
 
 
-def _verl_configs() -> Path:
+def verl_configs() -> Path:
+    """verl's own configuration folder.
+
+    Raises:
+        ConfigError: If verl is not installed.
+    """
     # find_spec of a top-level package locates it and does not import it.
     spec = importlib.util.find_spec("verl")
     if spec is None or not spec.submodule_search_locations:
@@ -150,7 +170,7 @@ def find_recipe(text: str) -> Recipe:
     path = Path(text).expanduser()
     if path.suffix in (".yaml", ".yml"):
         if path.is_file() and path.suffix == ".yaml":
-            if (_verl_configs() / path.name).is_file():
+            if (verl_configs() / path.name).is_file():
                 raise ConfigError(f"{text}: Hydra would take verl's own configuration of that name: rename the file")
             return Recipe(name=path.stem, folder=path.resolve().parent)
         if path.suffix == ".yml" and path.is_file():
@@ -158,7 +178,7 @@ def find_recipe(text: str) -> Recipe:
         if not (recipe_folder() / path).is_file():
             raise ConfigError(f"{text} is not a file{nearest(path.with_suffix('').as_posix(), known_recipes())}")
         text = path.with_suffix("").as_posix()
-    if (recipe_folder() / f"{text}.yaml").is_file() or (_verl_configs() / f"{text}.yaml").is_file():
+    if (recipe_folder() / f"{text}.yaml").is_file() or (verl_configs() / f"{text}.yaml").is_file():
         return Recipe(name=text)
     raise UnknownNameError("recipe", text, known_recipes())
 
@@ -175,6 +195,7 @@ def compose(recipe: Recipe, overrides: list[str]) -> Composed:
         from hydra.errors import HydraException
         from omegaconf import OmegaConf, open_dict
         from omegaconf.errors import OmegaConfBaseException
+        from yaml import YAMLError
     except ImportError as err:
         raise ConfigError("hydra-core is not installed: it comes with verl (pip install 'verl-toolrl[verl]')") from err
 
@@ -183,18 +204,15 @@ def compose(recipe: Recipe, overrides: list[str]) -> Composed:
     import verl_toolrl.integrations.resolvers  # noqa: F401
 
     try:
-        with _searched(recipe.folder), initialize_config_dir(str(_verl_configs()), version_base=None):
+        with _searched(recipe.folder), initialize_config_dir(str(verl_configs()), version_base=None):
             config = hydra_compose(recipe.name, overrides, return_hydra_config=True)
-    except (HydraException, OmegaConfBaseException, ConfigError) as err:
+    except (HydraException, OmegaConfBaseException, ConfigError, YAMLError) as err:
         raise ConfigError(f"{recipe.label}: {_explain(err, recipe, overrides)}") from err
-    hardware = next(
-        (str(choice) for group, choice in config.hydra.runtime.choices.items() if group.rsplit("/")[-1] == "hardware"),
-        None,
-    )
+    choices = {str(group): str(choice) for group, choice in config.hydra.runtime.choices.items()}
     with open_dict(config):
         del config["hydra"]
     OmegaConf.set_readonly(config, True)
-    return Composed(config, hardware)
+    return Composed(config, choices)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,419 @@
+"""`recipes check`: seeded mistakes are found and named, and nothing is said of what verl ships or of our own recipes.
+
+Composes with verl's real configuration and builds verl's real dataclasses; trains nothing and needs no engine.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+pytest.importorskip("verl", reason="needs verl")
+
+from verl_toolrl.launch.recipes import Recipe, find_recipe, known_recipes, recipe_folder, verl_configs
+from verl_toolrl.recipe_check.check import check_recipe, combinations
+from verl_toolrl.recipe_check.finding import Finding, Report
+from verl_toolrl.recipe_check.values import CHOICES, DEAD
+
+Write = Callable[[str], Recipe]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """Write a recipe of a user that builds on toolrl/grpo and adds some YAML."""
+
+    def recipe(text: str, like: str = "/toolrl/grpo") -> Recipe:
+        (tmp_path / "mine.yaml").write_text(f"# @package _global_\ndefaults: [{like}, _self_]\n{text}\n")
+        return find_recipe(str(tmp_path / "mine.yaml"))
+
+    return recipe
+
+
+def nested(key: str, value: str) -> str:
+    """YAML of one dotted key; the value is written as it is."""
+    parts = key.split(".")
+    return "\n".join(f"{'  ' * depth}{part}:" for depth, part in enumerate(parts)) + f" {value}"
+
+
+def errors(report: Report) -> list[tuple[str, str]]:
+    return [(finding.key, finding.message) for finding in report.errors]
+
+
+ROLLOUT, ACTOR = "actor_rollout_ref.rollout", "actor_rollout_ref.actor"
+
+# Key and value that are written, and what the finding must name. Every kind that Hydra accepts without a word.
+MISTAKES = [
+    # a misspelt key: in a node without a dataclass, in one with, and at the top
+    pytest.param("trainer.tset_freq", "5", "trainer.tset_freq", "did you mean 'test_freq'", id="typo in trainer"),
+    pytest.param("data.max_promt_length", "9", "data.max_promt_length", "'max_prompt_length'", id="typo in data"),
+    pytest.param(
+        "algorithm.adv_estimater", "grpo", "algorithm.adv_estimater", "'adv_estimator'", id="typo in algorithm"
+    ),
+    pytest.param(f"{ACTOR}.clip_ration", "0.2", f"{ACTOR}.clip_ration", "'clip_ratio'", id="typo in the actor"),
+    pytest.param(
+        f"{ACTOR}.optim.learning_rate", "1.0", f"{ACTOR}.optim.learning_rate", "OptimizerConfig", id="no field"
+    ),
+    pytest.param(
+        *(f"{ROLLOUT}.tensor_parallel_size", "1", f"{ROLLOUT}.tensor_parallel_size", "'tensor_model_parallel_size'"),
+        id="name of another framework",
+    ),
+    pytest.param(
+        f"{ROLLOUT}.agent.num_worker", "1", f"{ROLLOUT}.agent.num_worker", "'num_workers'", id="typo in the agent"
+    ),
+    pytest.param("trianer.test_freq", "5", "trianer", "did you mean 'trainer'", id="typo at the top"),
+    pytest.param("data.n_gpus_per_node", "8", "data.n_gpus_per_node", "'trainer.n_gpus_per_node'", id="wrong place"),
+    pytest.param("ray_kwargs.ray_init.num_cpu", "4", "ray_kwargs.ray_init.num_cpu", "'num_cpus'", id="typo for Ray"),
+    pytest.param(
+        "trainer.toolrl.poll_intervall",
+        "1",
+        "trainer.toolrl.poll_intervall",
+        "'poll_interval'",
+        id="our trainer's option",
+    ),
+    pytest.param(
+        "reward.reward_kwargs.corse", "true", "reward.reward_kwargs.corse", "'coarse'", id="our reward's option"
+    ),
+    # renamed, dead, of another engine
+    pytest.param(f"{ROLLOUT}.skip.enable", "true", f"{ROLLOUT}.skip", "skip.rollout", id="renamed"),
+    pytest.param("data.continuous_token.enable", "true", "data.continuous_token", "always on", id="gone"),
+    pytest.param(
+        "reward_model.reward_manager",
+        "dapo",
+        "reward_model.reward_manager",
+        "reward.reward_manager",
+        id="legacy reward manager",
+    ),
+    pytest.param(
+        "custom_reward_function.path",
+        "a.py",
+        "custom_reward_function.path",
+        "reward.custom_reward_function",
+        id="legacy function",
+    ),
+    pytest.param(
+        f"{ROLLOUT}.multi_turn.enable", "true", f"{ROLLOUT}.multi_turn.enable", "default_agent_loop", id="dead switch"
+    ),
+    pytest.param(
+        f"{ACTOR}.megatron.param_offload", "true", f"{ACTOR}.megatron", "engine=megatron", id="key of another engine"
+    ),
+    pytest.param(
+        "engine.param_offload",
+        "true",
+        "engine.param_offload",
+        "actor_rollout_ref.actor.fsdp_config.param_offload",
+        id="inert engine key",
+    ),
+    # a value of the wrong type, or out of a closed set
+    pytest.param(
+        "trainer.total_epochs", "many", "trainer.total_epochs", "an integer is wanted", id="text for a number"
+    ),
+    pytest.param(
+        "trainer.total_training_steps", "'100'", "trainer.total_training_steps", "an integer", id="number in quotes"
+    ),
+    pytest.param(
+        f"{ACTOR}.use_kl_loss", "'no'", f"{ACTOR}.use_kl_loss", "true or false is wanted", id="text for a switch"
+    ),
+    pytest.param(f"{ACTOR}.ppo_epochs", "1.5", f"{ACTOR}.ppo_epochs", "an integer is wanted", id="part of a number"),
+    pytest.param("data.shuffle", "1", "data.shuffle", "true or false is wanted", id="1 for a switch"),
+    pytest.param("data.truncation", "cut", "data.truncation", "known: error, left, right", id="unknown truncation"),
+    pytest.param("trainer.logger", "[consol]", "trainer.logger", "did you mean 'console'", id="unknown logger"),
+    pytest.param(
+        f"{ACTOR}.loss_agg_mode", "mean", f"{ACTOR}.loss_agg_mode", "Invalid loss_agg_mode", id="unknown aggregation"
+    ),
+    pytest.param(
+        f"{ACTOR}.optim.lr_scheduler_type",
+        "linear",
+        f"{ACTOR}.optim.lr_scheduler_type",
+        "cosine",
+        id="unknown scheduler",
+    ),
+    # a name that nobody registered
+    pytest.param(
+        "algorithm.adv_estimator", "grop", "algorithm.adv_estimator", "did you mean 'grpo'", id="unknown estimator"
+    ),
+    pytest.param(
+        "reward.reward_manager.name",
+        "tolrl",
+        "reward.reward_manager.name",
+        "did you mean 'toolrl'",
+        id="unknown manager",
+    ),
+    pytest.param(
+        f"{ROLLOUT}.agent.default_agent_loop",
+        "toolrl_single",
+        f"{ROLLOUT}.agent.default_agent_loop",
+        "'toolrl_single_turn'",
+        id="unknown loop",
+    ),
+    pytest.param(
+        "trainer.v1.trainer_mode", "toolrl_snyc", "trainer.v1.trainer_mode", "'toolrl_sync'", id="unknown trainer"
+    ),
+    pytest.param(f"{ROLLOUT}.name", "vlm", f"{ROLLOUT}.name", "did you mean 'vllm'", id="unknown engine"),
+    pytest.param(
+        f"{ROLLOUT}.multi_turn.format", "hermess", f"{ROLLOUT}.multi_turn.format", "'hermes'", id="unknown parser"
+    ),
+    pytest.param(
+        f"{ACTOR}.policy_loss.loss_mode", "vanila", f"{ACTOR}.policy_loss.loss_mode", "'vanilla'", id="unknown loss"
+    ),
+    pytest.param("reward.reward_kwargs.mode", "relased", "reward.reward_kwargs.mode", "'released'", id="unknown mode"),
+    pytest.param(
+        "actor_rollout_ref.model.external_lib",
+        "no_such_lib",
+        "actor_rollout_ref.model.external_lib",
+        "cannot be imported",
+        id="no module",
+    ),
+    # a batch size that does not divide
+    pytest.param(
+        "data.train_batch_size", "500", "data.train_batch_size", "does not divide by", id="batch and mini-batch"
+    ),
+    pytest.param(
+        f"{ACTOR}.ppo_mini_batch_size",
+        "1024",
+        f"{ACTOR}.ppo_mini_batch_size",
+        "is more than",
+        id="mini-batch over batch",
+    ),
+    pytest.param("trainer.n_gpus_per_node", "7", "trainer.n_gpus_per_node", "7 model copies", id="devices"),
+    pytest.param(
+        f"{ROLLOUT}.tensor_model_parallel_size", "3", f"{ROLLOUT}.tensor_model_parallel_size", "8 devices", id="servers"
+    ),
+    pytest.param("data.gen_batch_size", "100", "data.gen_batch_size", "does not divide by 100", id="generation batch"),
+    pytest.param(f"{ROLLOUT}.n", "1", f"{ROLLOUT}.n", "2 or more", id="a group of one"),
+    # a length that the model cannot hold
+    pytest.param(
+        "data.max_response_length", "32768", "data.max_response_length", "32768 positions", id="longer than the model"
+    ),
+    pytest.param(
+        f"{ROLLOUT}.max_model_len", "2048", f"{ROLLOUT}.max_model_len", "responses are cut", id="shorter than a row"
+    ),
+    pytest.param(
+        f"{ACTOR}.ppo_max_token_len_per_gpu",
+        "2048",
+        f"{ACTOR}.ppo_max_token_len_per_gpu",
+        "cannot hold a row",
+        id="micro batch",
+    ),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "named", "message"), MISTAKES)
+def test_a_seeded_mistake_is_found_with_its_file_and_key(
+    key: str, value: str, named: str, message: str, write: Write
+) -> None:
+    report = check_recipe(write(nested(key, value)), [])
+    found = [finding for finding in report.errors if finding.key == named]
+    assert found and message in found[0].message, errors(report)
+    assert found[0].file.endswith("mine.yaml") and found[0].line > 2, found[0]
+
+
+def test_the_line_of_a_mistake_is_named(write: Write) -> None:
+    report = check_recipe(write("trainer:\n  save_freq: 3\n  tset_freq: 5"), [])
+    assert [("trainer.tset_freq", 5)] == [(finding.key, finding.line) for finding in report.errors]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named", "message"),
+    [
+        (["engine=megatron", "+actor_rollout_ref.actor.fsdp_config.param_offload=true"], "fsdp_config", "engine=fsdp"),
+        (["engine=megatron", f"{ACTOR}.megatron.tensor_model_parallel_size=8"], "tensor_model", "12 attention heads"),
+        (["engine=megatron", f"{ACTOR}.megatron.pipeline_model_parallel_size=8"], "pipeline_model", "28 layers"),
+        (["engine=megatron", f"{ACTOR}.megatron.tensor_model_parallel_sise=8"], "", "tensor_model_parallel_sise"),
+        (["hardware=cpu", "engine=megatron"], "ray_kwargs", "engine=megatron needs CUDA"),
+        (["hardware=cpu", "rollout=sglang"], "ray_kwargs", "not supported with hardware=cpu"),
+        (["model_engine=megatron"], "ray_kwargs", "chosen by engine=megatron"),
+        (["hardware=tpu"], "", "Could not find 'hardware/tpu'"),
+        (["method=ppo", "critic.ppo_mini_batch_size=100"], "critic.ppo_mini_batch_size", "does not divide"),
+    ],
+)
+def test_an_unsupported_combination_says_why(overrides: list[str], named: str, message: str) -> None:
+    report = check_recipe(find_recipe("toolrl/grpo"), overrides)
+    assert any(named in finding.key and message in finding.message for finding in report.errors), errors(report)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("data.max_lenght", "9", "'max_length'"),
+        ("data.max_length", "9000", "8192 positions"),
+        ("data.max_length", "long", "an integer"),
+        ("optim.learning_rate", "1.0", "OptimizerConfig"),
+        ("engine.strategy", "fsdp3", "not supported"),
+    ],
+)
+def test_mistakes_in_a_supervised_recipe_are_found(
+    key: str, value: str, message: str, write: Callable[..., Recipe]
+) -> None:
+    text = nested(key, value) + "\nlaunch: {model: {max_position_embeddings: 8192}}"
+    report = check_recipe(write(text, "/toolrl/quickstart_sft"), [])
+    assert any(message in finding.message for finding in report.errors), errors(report)
+
+
+# verl's own configurations: the two roots with every engine that it has, and the older entry points.
+SHIPPED = [
+    *[("ppo_trainer", [f"model_engine={engine}"]) for engine in ("dp", "megatron", "veomni", "torchtitan")],
+    ("ppo_megatron_trainer", []),
+    *[
+        ("sft_trainer_engine", [f"engine={engine}", f"optim={engine}"])
+        for engine in ("fsdp", "megatron", "veomni", "torchtitan", "automodel")
+    ],
+    ("_generated_ppo_trainer", []),
+    ("_generated_ppo_megatron_trainer", []),
+    ("_generated_ppo_veomni_trainer", []),
+    ("_generated_ppo_torchtitan_trainer", []),
+]
+
+
+@pytest.mark.parametrize(("name", "overrides"), SHIPPED, ids=lambda value: str(value))
+def test_nothing_is_wrong_with_what_verl_ships(name: str, overrides: list[str]) -> None:
+    assert errors(check_recipe(Recipe(name), overrides)) == []
+
+
+def verl_experiments() -> list[Path]:
+    spec = importlib.util.find_spec("verl")
+    assert spec is not None and spec.submodule_search_locations
+    return sorted(Path(spec.submodule_search_locations[0]).glob("experimental/*/config/*.yaml"))
+
+
+@pytest.mark.parametrize("path", verl_experiments(), ids=lambda path: path.stem)
+def test_nothing_is_wrong_with_verls_experiments(path: Path, tmp_path: Path) -> None:
+    """Their search path is relative to a checkout of verl, which ours replaces; their own nodes are read by them."""
+    content = yaml.safe_load(path.read_text())
+    del content["hydra"]
+    (tmp_path / path.name).write_text(yaml.safe_dump(content, sort_keys=False))
+    report = check_recipe(find_recipe(str(tmp_path / path.name)), [])
+    own = set(content) - {"defaults", *yaml.safe_load((verl_configs() / "ppo_trainer.yaml").read_text())}
+    assert [error for error in errors(report) if error[0].split(".")[0] not in own] == []
+
+
+OURS = [
+    pytest.param(name, overrides, id=" ".join([name, *overrides]))
+    for name in known_recipes()
+    for overrides in combinations(find_recipe(name))
+]
+
+
+@pytest.mark.parametrize(("name", "overrides"), OURS)
+def test_our_recipes_are_right_in_every_engine_and_rollout(name: str, overrides: list[str]) -> None:
+    assert check_recipe(find_recipe(name), overrides).findings == []
+
+
+@pytest.mark.parametrize("group", ["method", "model", "hardware", "variant"])
+@pytest.mark.parametrize("engine", ["fsdp", "megatron"])
+def test_every_choice_is_right_in_both_engines(group: str, engine: str) -> None:
+    for option in sorted(path.stem for path in (recipe_folder() / group).glob("*.yaml")):
+        if (option, engine) != ("cpu", "megatron"):
+            report = check_recipe(find_recipe("toolrl/grpo"), [f"{group}={option}", f"engine={engine}"])
+            assert report.findings == [], report.label
+
+
+def test_a_start_from_a_checkpoint_asks_for_it_and_takes_it() -> None:
+    left = check_recipe(find_recipe("toolrl/grpo"), ["start=sft"]).findings
+    assert [Finding("launch.checkpoint", "must be given", False)] == [
+        Finding(finding.key, finding.message, finding.is_error) for finding in left
+    ]
+    assert check_recipe(find_recipe("toolrl/grpo"), ["start=sft", "launch.checkpoint=/runs/sft"]).findings == []
+
+
+def test_a_name_of_a_third_package_is_found_through_external_lib(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "their_plugin.py").write_text(
+        "from verl.trainer.ppo.core_algos import register_adv_est\n"
+        "@register_adv_est('theirs_for_this_test')\n"
+        "def compute(token_level_rewards, response_mask, **kwargs): ...\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    text = nested("algorithm.adv_estimator", "theirs_for_this_test")
+    assert [finding.key for finding in check_recipe(write(text), []).errors] == ["algorithm.adv_estimator"]
+    text += "\nactor_rollout_ref: {model: {external_lib: their_plugin}}"
+    assert errors(check_recipe(write(text), [])) == []
+
+
+def test_a_key_that_the_recipe_itself_reads_is_no_mistake(write: Write) -> None:
+    text = "mine: {length: 512}\ndata: {max_response_length: '${mine.length}'}"
+    assert errors(check_recipe(write(text), [])) == []
+    assert [("mine", True)] == [
+        (key, "nothing reads it" in text) for key, text in errors(check_recipe(write("mine: 1"), []))
+    ]
+
+
+def test_nothing_is_downloaded_for_a_check(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise AssertionError("asked the network")
+
+    monkeypatch.setattr("socket.getaddrinfo", refuse)
+    report = check_recipe(write(nested("actor_rollout_ref.model.path", "someone/unheard-of")), ["method=ppo"])
+    assert errors(report) == []
+
+
+@pytest.mark.parametrize("key", [key for key in DEAD if "." in key])
+def test_a_key_called_dead_is_still_in_verl_and_nothing_reads_it(key: str) -> None:
+    """When one of them comes back to life, or goes, the table is wrong."""
+    from verl_toolrl.recipe_check.check import _verl_tree
+    from verl_toolrl.recipe_check.sizes import select
+
+    *path, name = key.split(".")
+    assert name in select(_verl_tree("ppo_trainer", "dp"), ".".join(path))
+    root = verl_configs().parents[1]
+    # Readers of the V1 trainer; the dataclass that declares the key is none, nor are other classes' switches `enable`.
+    readers = re.compile(
+        rf"multi_turn\.{name}\b|agent\.{name}\b" if name == "enable" else rf"\.{name}\b|[\"']{name}[\"']"
+    )
+    skipped = ("workers/config", "ray_trainer.py", "main_ppo_v0.py", "experimental/fully_async", "rollout/schemas.py")
+    files = [path for path in root.rglob("*.py") if not any(part in str(path) for part in skipped)]
+    assert [str(path) for path in files if readers.search(path.read_text(errors="ignore"))] == []
+
+
+# Dtypes and devices are known to torch and vLLM, not to verl.
+VERLS_CHOICES = {key: values for key, values in CHOICES.items() if not key.endswith(("dtype", "device"))}
+
+
+@pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in VERLS_CHOICES.items() for value in values])
+def test_a_value_called_known_stands_in_verls_source(key: str, value: str) -> None:
+    root = verl_configs().parents[1]
+    assert any(re.search(rf"[\"']{value}[\"']", path.read_text(errors="ignore")) for path in root.rglob("*.py"))
+
+
+def test_the_command_names_file_key_and_exit_code(write: Write) -> None:
+    recipe = write("trainer: {tset_freq: 5}")
+    done = subprocess.run(
+        [sys.executable, "-m", "verl_toolrl.cli", "recipes", "check", f"{recipe.label}"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert "mine.yaml:3: trainer.tset_freq: " in done.stdout and "did you mean 'test_freq'" in done.stdout
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["by name", "from a folder"])
+def test_verls_own_command_line_takes_the_recipe(own: bool, write: Write) -> None:
+    """What a user types without our wrapper: one of our names, and a recipe of their own in `--config-dir`."""
+    words = ["--config-name", "toolrl/grpo"]
+    if own:
+        words = [
+            "--config-dir",
+            str(write("data: {train_batch_size: 64}\nactor_rollout_ref: {actor: {ppo_mini_batch_size: 64}}").folder),
+        ]
+        words += ["--config-name", "mine"]
+    choices = ["model=qwen2.5_3b", "engine=megatron", "rollout=sglang", "hardware=gpu8"]
+    done = subprocess.run(
+        [sys.executable, "-m", "verl.trainer.main_ppo", *words, *choices, "--cfg", "job", "--resolve"],
+        capture_output=True,
+        text=True,
+        env={key: value for key, value in os.environ.items() if key != "VERL_PLATFORM"},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    config = yaml.safe_load(done.stdout)
+    assert config["actor_rollout_ref"]["model"]["path"] == "Qwen/Qwen2.5-3B-Instruct"
+    assert config["actor_rollout_ref"]["actor"]["strategy"] == "megatron"
+    assert config["actor_rollout_ref"]["rollout"]["name"] == "sglang"
+    assert config["data"]["train_batch_size"] == (64 if own else 512)

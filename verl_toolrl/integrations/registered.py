@@ -1,0 +1,158 @@
+"""The names that verl's registries know: estimators, reward managers, agent loops, trainers, tool parsers, ...
+
+Read from the source of verl and of this package (the decorators that register), because importing everything that
+registers takes 10 seconds. Only a name that is not found there is looked up in the real registry, where a third package
+may have put it.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib
+import importlib.util
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+__all__ = ["REGISTRIES", "Registry", "is_registered", "names_in_source", "ray_init_parameters"]
+
+
+@dataclass(frozen=True)
+class Registry:
+    """One registry of verl."""
+
+    kind: str
+    """What its names are called in a message."""
+    folders: tuple[str, ...]
+    """Files or folders of verl whose decorators register."""
+    decorator: str
+    """Name of the decorator; it is called with the registered name."""
+    live: str
+    """`module:attribute` of the real registry, a dict, or a function that raises for an unknown name."""
+
+
+REGISTRIES: dict[str, Registry] = {
+    "algorithm.adv_estimator": Registry(
+        "advantage estimator",
+        ("trainer/ppo/core_algos.py",),
+        "register_adv_est",
+        "verl.trainer.ppo.core_algos:ADV_ESTIMATOR_REGISTRY",
+    ),
+    "actor_rollout_ref.actor.policy_loss.loss_mode": Registry(
+        "policy loss",
+        ("trainer/ppo/core_algos.py",),
+        "register_policy_loss",
+        "verl.trainer.ppo.core_algos:POLICY_LOSS_REGISTRY",
+    ),
+    "reward.reward_manager.name": Registry(
+        "reward manager",
+        ("experimental/reward_loop/reward_manager",),
+        "register",
+        "verl.experimental.reward_loop.reward_manager.registry:REWARD_MANAGER",
+    ),
+    "actor_rollout_ref.rollout.agent.default_agent_loop": Registry(
+        "agent loop",
+        ("experimental/agent_loop",),
+        "register",
+        "verl.experimental.agent_loop.agent_loop:_agent_loop_registry",
+    ),
+    "actor_rollout_ref.rollout.multi_turn.format": Registry(
+        "tool parser",
+        ("experimental/agent_loop/tool_parser.py",),
+        "ToolParser.register",
+        "verl.experimental.agent_loop.tool_parser:ToolParser._registry",
+    ),
+    "trainer.v1.trainer_mode": Registry(
+        "trainer", ("trainer/ppo/v1",), "register_trainer", "verl.trainer.ppo.v1:get_trainer_cls"
+    ),
+    "actor_rollout_ref.rollout.name": Registry(
+        "rollout engine",
+        ("workers/rollout/replica.py",),
+        "RolloutReplicaRegistry.register",
+        "verl.workers.rollout.replica:RolloutReplicaRegistry._registry",
+    ),
+}
+"""Key of a recipe -> the registry that its value must be in."""
+
+# Our own registrations that go with each decorator, by the module they are made in.
+_OURS = {
+    "reward manager": "reward_manager.py",
+    "agent loop": "agent_loop.py",
+    "trainer": "trainer.py",
+}
+
+
+@functools.cache
+def names_in_source(key: str) -> frozenset[str]:
+    """Return the names that verl and this package register for a key, without importing either's registrations."""
+    registry = REGISTRIES[key]
+    spec = importlib.util.find_spec("verl")
+    assert spec is not None and spec.submodule_search_locations
+    paths = [Path(spec.submodule_search_locations[0]) / folder for folder in registry.folders]
+    files = [file for path in paths for file in (sorted(path.glob("*.py")) if path.is_dir() else [path])]
+    if registry.kind in _OURS:
+        files.append(Path(__file__).with_name(_OURS[registry.kind]))
+    return frozenset(name for file in files for name in _registered_in(file, registry.decorator))
+
+
+def _registered_in(file: Path, decorator: str) -> Iterator[str]:
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    enums = {
+        f"{node.name}.{item.targets[0].id}": item.value.value
+        for node in tree.body
+        if isinstance(node, ast.ClassDef)
+        for item in node.body
+        if isinstance(item, ast.Assign)
+        and isinstance(item.targets[0], ast.Name)
+        and isinstance(item.value, ast.Constant)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and node.args and ast.unparse(node.func) == decorator:
+            name = node.args[0]
+            if isinstance(name, ast.Constant) and isinstance(name.value, str):
+                yield name.value
+            elif ast.unparse(name) in enums:
+                yield str(enums[ast.unparse(name)])
+
+
+def is_registered(key: str, name: str, external: str | None = None) -> bool:
+    """Tell whether a name is registered: in the sources, or else in the real registry.
+
+    Args:
+        key: One of `REGISTRIES`.
+        name: Value of that key.
+        external: Module that the recipe loads (`external_lib`); it may register more.
+    """
+    if name in names_in_source(key):
+        return True
+    registry = REGISTRIES[key]
+    if external:
+        for module in str(external).split(","):
+            importlib.import_module(module.strip())
+    module, _, attributes = registry.live.partition(":")
+    try:
+        found: Any = functools.reduce(getattr, attributes.split("."), importlib.import_module(module))
+    except (ImportError, AttributeError):
+        return False
+    if isinstance(found, dict):
+        return name in found
+    try:
+        found(name)
+    except (ValueError, KeyError, AssertionError):
+        return False
+    except ImportError:  # registered, but its engine is not installed here
+        return True
+    return True
+
+
+@functools.lru_cache(maxsize=1)
+def ray_init_parameters() -> frozenset[str]:
+    """Return what `ray.init` takes, read from Ray's source; empty where Ray is not installed."""
+    spec = importlib.util.find_spec("ray")
+    if spec is None or not spec.submodule_search_locations:
+        return frozenset()
+    tree = ast.parse((Path(spec.submodule_search_locations[0]) / "_private" / "worker.py").read_text(encoding="utf-8"))
+    functions = (node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "init")
+    return frozenset(item.arg for node in functions for item in (*node.args.args, *node.args.kwonlyargs))

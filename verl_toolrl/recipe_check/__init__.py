@@ -1,0 +1,15 @@
+"""What Hydra accepts in a recipe and verl then ignores, or fails on after minutes.
+
+    check.py      checks one recipe: composes it and runs the parts below
+    tree.py       its keys against verl's composed tree and the fields of verl's dataclasses
+    values.py     types of values, dead keys, closed sets of values
+    names.py      names that nobody registered
+    sizes.py      batch sizes that do not divide, lengths that the model cannot hold
+    dataclasses.py  the dataclasses that verl will build, built
+    sources.py    which file sets a key, in which line, with which comment
+    show.py       what a recipe changes against verl's defaults
+    new.py        a commented start for a recipe of one's own
+
+Written for verl 0.9.1: the tables of dead and moved keys name what was read there, and a test holds them against the
+installed version.
+"""

@@ -1,0 +1,88 @@
+"""Names in a recipe that nobody registered, and options that nobody reads with the names that were chosen."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from verl_toolrl.errors import AuthorError, nearest
+from verl_toolrl.integrations.registered import REGISTRIES, is_registered, names_in_source
+from verl_toolrl.integrations.trainer_options import TRAINER_OPTIONS
+from verl_toolrl.recipe_check.finding import Finding
+from verl_toolrl.recipe_check.sizes import select
+
+__all__ = ["check_names", "check_reward", "check_trainer"]
+
+_AGENT_LOOP = "actor_rollout_ref.rollout.agent.default_agent_loop"
+
+
+def check_names(config: Mapping[str, Any], base: Mapping[str, Any]) -> Iterator[Finding]:
+    """Yield the names that no registry knows."""
+    external = select(config, "actor_rollout_ref.model.external_lib")
+    if external and external != select(base, "actor_rollout_ref.model.external_lib"):
+        try:
+            for module in str(external).split(","):
+                importlib.import_module(module.strip())
+        except Exception as err:  # whatever a module of the user raises ends a run in the same way
+            yield Finding("actor_rollout_ref.model.external_lib", f"cannot be imported: {type(err).__name__}: {err}")
+            external = None
+    for key, registry in REGISTRIES.items():
+        name = select(config, key)
+        if not isinstance(name, str) or name in ("???", select(base, key)) or _is_elsewhere(config, key, name):
+            continue
+        if not is_registered(key, name, external):
+            known = sorted(names_in_source(key))
+            yield Finding(
+                key, f"no {registry.kind} is registered as {name!r}{nearest(name, known)}; known: {', '.join(known)}"
+            )
+
+
+def _is_elsewhere(config: Mapping[str, Any], key: str, name: str) -> bool:
+    """Whether another key says where a name is found, so that no registry need know it."""
+    if key == "reward.reward_manager.name":
+        return select(config, "reward.reward_manager.source") == "importlib"
+    path = select(config, "actor_rollout_ref.rollout.agent.agent_loop_config_path")
+    if key != _AGENT_LOOP or not path:
+        return False
+    import yaml
+
+    file = Path(str(path)).expanduser()
+    # verl looks for it on the machine that runs; a file that is not here may be there.
+    return not file.is_file() or any(entry.get("name") == name for entry in yaml.safe_load(file.read_text()) or [])
+
+
+def check_reward(config: Mapping[str, Any]) -> Iterator[Finding]:
+    """Build the reward that our reward manager will build."""
+    if select(config, "reward.reward_manager.name") != "toolrl":
+        return
+    from verl_toolrl.rewards import make_reward
+
+    options = dict(select(config, "reward.reward_kwargs") or {})
+    try:
+        make_reward(str(options.pop("reward", "toolrl")), **{str(key): value for key, value in options.items()})
+    except (AuthorError, TypeError) as err:
+        wrong = next((name for name in options if str(name) in str(err)), "")
+        yield Finding(f"reward.reward_kwargs.{wrong}".rstrip("."), str(err))
+
+
+def check_trainer(config: Mapping[str, Any]) -> Iterator[Finding]:
+    """Check the options of our trainers, and that a trainer of ours is there to read them."""
+    mode = str(select(config, "trainer.v1.trainer_mode") or "")
+    options = select(config, "trainer.toolrl") or {}
+    for key, value in options.items():
+        if key not in TRAINER_OPTIONS:
+            known = ", ".join(TRAINER_OPTIONS)
+            yield Finding(f"trainer.toolrl.{key}", f"unknown option{nearest(key, TRAINER_OPTIONS)}; known: {known}")
+        elif isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
+            yield Finding(f"trainer.toolrl.{key}", f"a number above 0 is wanted, not {value!r}")
+    if options and not mode.startswith("toolrl_"):
+        yield Finding(
+            "trainer.toolrl", f"nothing reads it with trainer.v1.trainer_mode={mode}: take toolrl_{mode or 'sync'}"
+        )
+    if mode.startswith("toolrl_") and select(config, "trainer.use_v1") is False:
+        yield Finding("trainer.use_v1", f"trainer.v1.trainer_mode={mode} needs the V1 trainer (true)")
+    enabled = select(config, "algorithm.filter_groups.enable")
+    if enabled and select(config, "trainer.v1.sampler.custom_sampler.path"):
+        yield Finding("algorithm.filter_groups.enable", "verl filters no groups with a custom sampler")

@@ -76,13 +76,6 @@ REGISTRIES: dict[str, Registry] = {
 }
 """Key of a recipe -> the registry that its value must be in."""
 
-# Our own registrations that go with each decorator, by the module they are made in.
-_OURS = {
-    "reward manager": "reward_manager.py",
-    "agent loop": "agent_loop.py",
-    "trainer": "trainer.py",
-}
-
 
 @functools.cache
 def names_in_source(key: str) -> frozenset[str]:
@@ -92,8 +85,9 @@ def names_in_source(key: str) -> frozenset[str]:
     assert spec is not None and spec.submodule_search_locations
     paths = [Path(spec.submodule_search_locations[0]) / folder for folder in registry.folders]
     files = [file for path in paths for file in (sorted(path.glob("*.py")) if path.is_dir() else [path])]
-    if registry.kind in _OURS:
-        files.append(Path(__file__).with_name(_OURS[registry.kind]))
+    # Several decorators are called `register`: ours count where verl's package of that registry is imported.
+    package = ".".join(registry.live.partition(":")[0].split(".")[:3])
+    files += [file for file in sorted(Path(__file__).parent.glob("*.py")) if f"from {package}" in file.read_text()]
     return frozenset(name for file in files for name in _registered_in(file, registry.decorator))
 
 

@@ -20,7 +20,7 @@ from verl.workers.rollout.replica import TokenOutput
 
 from verl_toolrl.errors import InfrastructureError
 from verl_toolrl.integrations.tiny_model import write_tiny_model
-from verl_toolrl.integrations.trajectory_output import STEP_REWARDS, read_trajectory, trajectory_result
+from verl_toolrl.integrations.trajectory_travel import STEP_REWARDS, read_trajectory, trajectory_result
 from verl_toolrl.rewards import make_reward
 from verl_toolrl.rollout import ScriptedEngine
 from verl_toolrl.trajectory import Outcome, StopReason

@@ -18,7 +18,7 @@ from verl import DataProto
 from verl.experimental.reward_loop.reward_manager import register
 from verl.experimental.reward_loop.reward_manager.base import RewardManagerBase
 
-from verl_toolrl.integrations.trajectory_output import read_trajectory, trajectory_result
+from verl_toolrl.integrations.trajectory_travel import read_trajectory, trajectory_result
 from verl_toolrl.rewards import make_reward
 from verl_toolrl.rewards.trajectory import takes_trajectory
 

@@ -25,7 +25,8 @@ from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetr
 from verl_toolrl.errors import ConfigError, InfrastructureError
 from verl_toolrl.integrations.lost_sessions import Groups, report_lost
 from verl_toolrl.integrations.rollout_engine import VerlEngine, request_seed
-from verl_toolrl.integrations.trajectory_output import TRAJECTORY, TrajectoryOutput, dump_trajectory
+from verl_toolrl.integrations.trajectory_output import TrajectoryOutput
+from verl_toolrl.integrations.trajectory_travel import TRAJECTORY, dump_trajectory
 from verl_toolrl.rollout import ChatTokens, Dialogue, Rollout, SessionLost, TurnLimits, make_dialogue, run_dialogue
 from verl_toolrl.rollout.audit import audit
 from verl_toolrl.rollout.settings import RolloutSettings, RowSession, row_session

@@ -1,4 +1,4 @@
-"""Agent loops registered with verl. So far: one assistant message, sampled from a seed of its own.
+"""Agent loops registered with verl: one assistant message, sampled from a seed of its own, and those of several turns.
 
 verl seeds the engine once, so what a request samples depends on the order in which requests arrive. Here every request
 carries a seed made from the run's seed, the training step, the row and the session, so that two runs sample the same
@@ -8,31 +8,16 @@ token whose probability lies on the edge may fall either way.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from verl.experimental.agent_loop.agent_loop import AgentLoopOutput, register
 from verl.experimental.agent_loop.single_turn_agent_loop import SingleTurnAgentLoop
 
+from verl_toolrl.integrations import rollout_loops  # noqa: F401  registers the loops of several turns
+from verl_toolrl.integrations.rollout_engine import SEED_KEY, request_seed
+
 __all__ = ["SeededSingleTurnAgentLoop", "request_seed"]
-
-SEED_KEY = {"vllm": "seed", "sglang": "sampling_seed"}
-"""Rollout engine -> name of the seed among its sampling parameters."""
-
-
-def request_seed(*, seed: int, step: int, row: Any, session: int) -> int:
-    """Return a seed in [0, 2**31) that depends on all four and on nothing else.
-
-    Args:
-        seed: Seed of the run (`actor_rollout_ref.rollout.seed`).
-        step: Training step at which the request is sent.
-        row: What identifies the row: any JSON-like value, here its index and its messages.
-        session: Number of the sample within the group.
-    """
-    text = json.dumps([seed, step, row, session], sort_keys=True, default=str)
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "big") >> 1
 
 
 @register("toolrl_single_turn")

@@ -18,7 +18,9 @@ from verl import DataProto
 from verl.experimental.reward_loop.reward_manager import register
 from verl.experimental.reward_loop.reward_manager.base import RewardManagerBase
 
+from verl_toolrl.integrations.trajectory_travel import read_trajectory, trajectory_result
 from verl_toolrl.rewards import make_reward
+from verl_toolrl.rewards.trajectory import takes_trajectory
 
 __all__ = ["ToolRLRewardManager", "reward_from_config"]
 
@@ -60,14 +62,21 @@ class ToolRLRewardManager(RewardManagerBase):
 
     def _score(self, item: Any) -> dict[str, Any]:
         fields = item.non_tensor_batch
+        step = int(fields.get("global_steps", 0))
+        trajectory = read_trajectory(fields.get("tool_extra_fields") or {})
+        if takes_trajectory(self.reward):
+            return trajectory_result(self.reward, trajectory, step, self.total_steps)
         length = int(fields.get("response_len", item.batch["responses"].shape[-1]))
-        text = self.tokenizer.decode(item.batch["responses"][:length], skip_special_tokens=True)
+        if trajectory is not None:  # the tools' answers are no part of what the model said last
+            text = trajectory.final_answer
+        else:
+            text = self.tokenizer.decode(item.batch["responses"][:length], skip_special_tokens=True)
         extra_info = fields.get("extra_info") or {}
         result = self.reward(
             response=text,
             ground_truth=fields["reward_model"]["ground_truth"],
             tools=extra_info.get("tools"),
-            step=int(fields.get("global_steps", 0)),
+            step=step,
             total_steps=self.total_steps,
         )
         return {

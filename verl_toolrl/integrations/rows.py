@@ -17,6 +17,7 @@ from omegaconf import DictConfig, ListConfig
 
 from verl_toolrl.errors import DatasetError
 from verl_toolrl.rewards import RewardFunction
+from verl_toolrl.rewards.trajectory import empty_trajectory, score_trajectory, takes_trajectory
 from verl_toolrl.schema import validate_row
 
 __all__ = ["as_list", "check_files", "report_dropped"]
@@ -48,7 +49,10 @@ def check_files(files: Sequence[str], reward: RewardFunction) -> int:
             where = f"{path.name}: row {rows - 1}"
             validate_row(row, where)
             try:
-                reward(response="", ground_truth=row["reward_model"]["ground_truth"], total_steps=1)
+                if takes_trajectory(reward):
+                    score_trajectory(reward, empty_trajectory(row), total_steps=1)
+                else:
+                    reward(response="", ground_truth=row["reward_model"]["ground_truth"], total_steps=1)
             except DatasetError as err:
                 raise DatasetError(f"{where}: {err}") from err
         if rows == 0:

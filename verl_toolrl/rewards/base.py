@@ -1,7 +1,8 @@
 """What a reward is, and the names under which rewards are configured.
 
-A *reward* is a callable that turns a response and its ground truth into a `Reward`. `make_reward` builds one from a
-name and options, as a recipe or the command line gives them; a user's own class joins with `register_reward`.
+A *reward* is a callable that turns a response and its ground truth into a `Reward`; one that takes a `trajectory`
+scores a whole rollout instead (`rewards.trajectory`). `make_reward` builds one from a name and options, as a recipe or
+the command line gives them; a user's own class joins with `register_reward`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import importlib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 from verl_toolrl.errors import ConfigError, nearest
 
@@ -51,7 +52,7 @@ class RewardFunction(Protocol):
         ...
 
 
-Factory = Callable[..., RewardFunction]
+Factory = Callable[..., Any]
 F = TypeVar("F", bound=Factory)
 
 _REGISTRY: dict[str, Factory] = {}
@@ -61,6 +62,7 @@ _BUILT_IN = {
     "toolrl": "verl_toolrl.rewards.toolrl",
     "tool_n1": "verl_toolrl.rewards.tool_n1",
     "mix": "verl_toolrl.rewards.mix",
+    "steptool": "verl_toolrl.rewards.steptool",
 }
 
 
@@ -107,6 +109,10 @@ def make_reward(name: str, **options: Any) -> RewardFunction:
             raise ConfigError(f"{name!r} is no class or function, but {type(found).__name__}")
         if not isinstance(found, type) and "response" in inspect.signature(found).parameters:
             return _build(name, FunctionReward, {"path": name, **options})
+        if not isinstance(found, type) and "trajectory" in inspect.signature(found).parameters:
+            from verl_toolrl.rewards.trajectory import TrajectoryFunction
+
+            return cast(RewardFunction, TrajectoryFunction(name, options))
         return _build(name, found, options)
     if name not in _REGISTRY and name in _BUILT_IN:
         importlib.import_module(_BUILT_IN[name])

@@ -48,6 +48,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from verl_toolrl.errors import ConfigError, UnknownNameError
+from verl_toolrl.rewards.base import register_reward
 from verl_toolrl.rewards.contribution import Attempt, attempts, call_key, final_answer, used_calls
 from verl_toolrl.rewards.is_solved import Verifier, make_verifier
 from verl_toolrl.rewards.steptool_released import contributing, released_success
@@ -97,6 +98,7 @@ class StepRewards:
         }
 
 
+@register_reward("steptool")
 @dataclass(frozen=True)
 class StepToolReward:
     """A configured StepTool reward: `reward(trajectory) -> StepRewards`. Pickles if its verifier and checks do."""

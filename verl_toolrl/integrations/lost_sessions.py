@@ -1,0 +1,75 @@
+"""Sessions lost to infrastructure: counted where they happen, reported to the trainer through TransferQueue.
+
+verl's layout has no place for a session without a trajectory, so the worker leaves a tag of its own in a partition that
+verl does not read; the trainer collects and clears it after each step.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import transfer_queue as tq
+
+__all__ = ["PARTITION", "Group", "Groups", "report_lost", "take_lost"]
+
+logger = logging.getLogger(__name__)
+
+PARTITION = "toolrl_lost"
+"""Partition of TransferQueue; a key a lost session, the tag says why."""
+
+
+class Group:
+    """The sessions of one prompt that this process runs; verl runs all of a prompt in one."""
+
+    def __init__(self) -> None:
+        self.started = self.ended = self.lost = 0
+
+    def all_lost_with_this_one(self) -> bool:
+        """Note that a session is lost; True if it is the last to end and none before it gave a trajectory."""
+        self.lost += 1
+        return self.lost == self.started and self.ended == self.started - 1
+
+
+class Groups:
+    """Counts the sessions of each prompt as long as some of them run.
+
+    verl starts all sessions of a prompt before any of them can end, so a count at the end of one is the whole count.
+    """
+
+    def __init__(self) -> None:
+        self._groups: dict[str, Group] = {}
+
+    @contextmanager
+    def session(self, uid: str) -> Iterator[Group]:
+        """Count one session in and out."""
+        group = self._groups.setdefault(uid, Group())
+        group.started += 1
+        try:
+            yield group
+        finally:
+            group.ended += 1
+            if group.ended == group.started:
+                self._groups.pop(uid, None)
+
+
+async def report_lost(session: str, reason: str, step: int) -> None:
+    """Leave word of a lost session; says nothing where TransferQueue does not run."""
+    try:
+        tq.get_client()  # asking for a put would start Ray
+    except AssertionError:
+        return
+    try:
+        await tq.async_kv_put(key=session, partition_id=PARTITION, tag={"reason": reason[:500], "global_steps": step})
+    except Exception as err:  # a report must never turn a lost session into a lost run
+        logger.warning(f"could not report the lost session {session}: {type(err).__name__}: {err}")
+
+
+def take_lost() -> dict[str, dict[str, Any]]:
+    """Return and clear what was reported: session -> tag."""
+    found = (tq.kv_list(partition_id=PARTITION) or {}).get(PARTITION, {})
+    if found:
+        tq.kv_clear(keys=list(found), partition_id=PARTITION)
+    return found

@@ -1,0 +1,202 @@
+"""A chat template as tokens: the first prompt once, then only what is appended.
+
+A context is never rendered a second time. What the engine wrote stays token by token, and behind it goes what the
+template puts between an answer and the next one: the end of the answer, the tools' messages, the opening of the next
+answer. That piece is found by rendering a short conversation whose answer is a marker, and cutting behind the marker:
+
+    <|im_start|>assistant\\nMARKER<|im_end|>\\n<|im_start|>user\\n<obs> ... </obs><|im_end|>\\n<|im_start|>assistant\\n
+                                 |<------------------------------ tail -------------------------------------->|
+
+Where the engine has written the end of the answer itself (the token that stopped it), the tail's own is left out.
+`extension_problems` says for which templates this is not what the template would render: those that change earlier
+turns, as Qwen3's does when a user's message follows a thought.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from verl_toolrl.errors import ConfigError
+
+__all__ = ["ChatTokens", "Message"]
+
+Message = Mapping[str, Any]
+"""A message in chat form: role, content."""
+
+_MARKER = "MARKER-0f9c"
+_MARKS = ("FIRST-51d7", "SECOND-a8e2")
+_AWKWARD = ('{"a": "b \\" c"}\n', "  plain, with spaces and 'quotes'  ", "x")
+_PROMPTS = 64
+
+
+class ChatTokens:
+    """A tokenizer with its chat template.
+
+    Args:
+        tokenizer: Of transformers: `apply_chat_template`, `encode`, `decode`.
+        template_kwargs: Further arguments of the template (`data.apply_chat_template_kwargs`).
+        stop_ids: Tokens that end an answer, beside the tokenizer's own and the one with which the template ends it.
+
+    Raises:
+        ConfigError: If the tokenizer has no chat template, or the template drops an answer.
+    """
+
+    def __init__(
+        self, tokenizer: Any, *, template_kwargs: Mapping[str, Any] | None = None, stop_ids: Sequence[int] = ()
+    ) -> None:
+        if not getattr(tokenizer, "chat_template", None):
+            raise ConfigError("the tokenizer has no chat template; set actor_rollout_ref.model.custom_chat_template")
+        self.tokenizer = tokenizer
+        self._kwargs = dict(template_kwargs or {})
+        self._prompts: OrderedDict[str, list[int]] = OrderedDict()
+        self._frames: dict[tuple[str, ...], list[str] | None] = {}
+        self._special = sorted(set(tokenizer.all_special_tokens) | self._special_looking(), key=len, reverse=True)
+        self.stop_ids = self._find_stop_ids(stop_ids)
+        """Tokens that end an answer; the engine is told to stop at them."""
+        self.end_ids = self.stop_ids | set(tokenizer.all_special_ids)
+        """Tokens of which none belongs to the text of an answer: an engine that stops at one has not cut it."""
+
+    def _special_looking(self) -> set[str]:
+        """Control tokens that a tokenizer added without calling them special."""
+        return {token for token in self.tokenizer.get_added_vocab() if token.startswith("<|") and token.endswith("|>")}
+
+    def _find_stop_ids(self, given: Sequence[int]) -> frozenset[int]:
+        eos = getattr(self.tokenizer, "eos_token_id", None)
+        found = {*given, *(eos if isinstance(eos, (list, tuple)) else [eos])} - {None}
+        added = set(self.tokenizer.get_added_vocab().values())
+        closing = self.encode(self.tail_text([{"role": "user", "content": "x"}]))[:1]
+        found.update(token for token in closing if token in added)
+        # Llama 3 ends a message that asks for a tool with a token of its own.
+        found.update(token for name, token in self.tokenizer.get_added_vocab().items() if name == "<|eom_id|>")
+        return frozenset(int(token) for token in found)
+
+    def render(self, messages: Sequence[Message], *, tools: Any = None, generation_prompt: bool = True) -> str:
+        """Return the text of a conversation.
+
+        Raises:
+            ConfigError: If the template refuses it.
+        """
+        try:
+            return self.tokenizer.apply_chat_template(
+                list(messages),
+                tools=tools or None,
+                add_generation_prompt=generation_prompt,
+                tokenize=False,
+                **self._kwargs,
+            )
+        except Exception as err:  # a template raises whatever its author wrote
+            roles = ", ".join(str(message.get("role")) for message in messages)
+            raise ConfigError(f"the chat template refuses the roles {roles}: {type(err).__name__}: {err}") from err
+
+    def encode(self, text: str) -> list[int]:
+        """Return the tokens of a rendered text; nothing is added."""
+        return self.tokenizer.encode(text, add_special_tokens=False)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of tokens, special ones included, white space untouched."""
+        return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+    def harmless(self, text: str) -> str:
+        """Break up special tokens in a text from outside, so that a tool's answer cannot end its own message."""
+        for token in self._special:
+            if token in text:
+                text = text.replace(token, f"{token[0]} {token[1:]}")
+        return text
+
+    def answer_text(self, ids: Sequence[int]) -> str:
+        """Return the text of an answer without the tokens that ended it."""
+        end = len(ids)
+        while end and ids[end - 1] in self.end_ids:
+            end -= 1
+        return self.decode(ids[:end])
+
+    def prompt_ids(self, messages: Sequence[Message], *, tools: Any = None) -> list[int]:
+        """Return the tokens of the first prompt. The samples of a group share one rendering."""
+        key = repr((messages, tools))
+        ids = self._prompts.get(key)
+        if ids is None:
+            ids = self._prompts[key] = self.encode(self.render(messages, tools=tools))
+            if len(self._prompts) > _PROMPTS:
+                self._prompts.popitem(last=False)
+        return list(ids)
+
+    def tail_ids(self, appended: Sequence[Message], last_id: int | None) -> list[int]:
+        """Return the tokens that lead from an answer over `appended` to the next answer.
+
+        Args:
+            appended: Messages that follow the answer.
+            last_id: Last token that the engine wrote; one that ends an answer is not written twice.
+        """
+        ids = self.encode(self.tail_text(appended))
+        return ids[1:] if last_id in self.stop_ids and ids[0] in self.stop_ids else ids
+
+    def tail_text(self, appended: Sequence[Message]) -> str:
+        """Return the text behind an answer, from its end to the opening of the next answer."""
+        shape = tuple(str(message["role"]) for message in appended)
+        if shape not in self._frames:
+            self._frames[shape] = self._frame(appended)
+        frame = self._frames[shape]
+        if frame is None or not all(type(message["content"]) is str for message in appended):
+            return self._rendered_tail(appended)
+        parts = [frame[0]]
+        for message, after in zip(appended, frame[1:]):
+            parts += [message["content"], after]
+        return "".join(parts)
+
+    def _rendered_tail(self, appended: Sequence[Message]) -> str:
+        answered = [{"role": "user", "content": "x"}, {"role": "assistant", "content": _MARKER}]
+        _, marker, tail = self.render([*answered, *appended]).rpartition(_MARKER)
+        if not marker:
+            raise ConfigError("the chat template drops the assistant's message before a tool's answer")
+        return tail
+
+    def _frame(self, appended: Sequence[Message]) -> list[str] | None:
+        """Find the text around the contents, if the template takes contents as they are; else None."""
+        marks = [f"{_MARKS[i % 2]}-{i}-" for i in range(len(appended))]
+        text, frame = self._rendered_tail([{**m, "content": mark} for m, mark in zip(appended, marks)]), []
+        for mark in marks:
+            before, found, text = text.partition(mark)
+            if not found:
+                return None
+            frame.append(before)
+        frame.append(text)
+        for content in _AWKWARD:
+            parts = [content + part for part in frame[1:]]
+            if self._rendered_tail([{**m, "content": content} for m in appended]) != frame[0] + "".join(parts):
+                return None
+        return frame
+
+    def extension_problems(
+        self, answers: Sequence[str], appended: Sequence[Sequence[Message]], *, tools: Any = None
+    ) -> Iterator[str]:
+        """Yield what stands against extending turn by turn: where the whole rendering differs from the pieces.
+
+        Args:
+            answers: What a model may write, one text a turn.
+            appended: Messages that follow each answer.
+            tools: Schemas for the template.
+        """
+        messages: list[Message] = [{"role": "system", "content": "Help."}, {"role": "user", "content": "Go on."}]
+        try:
+            pieces = self.render(messages, tools=tools)
+        except ConfigError:  # some templates know no system message
+            messages = messages[1:]
+            pieces = self.render(messages, tools=tools)
+        for turn, (answer, more) in enumerate(zip(answers, appended)):
+            messages = [*messages, {"role": "assistant", "content": answer}, *more]
+            pieces += answer + self.tail_text(more)
+            whole = self.render(messages, tools=tools)
+            if whole != pieces:
+                at = next((i for i, (a, b) in enumerate(zip(whole, pieces)) if a != b), min(len(whole), len(pieces)))
+                yield (
+                    f"after turn {turn + 1} the template renders {whole[max(at - 20, 0) : at + 40]!r} where the model "
+                    f"has seen {pieces[max(at - 20, 0) : at + 40]!r}"
+                )
+                return
+
+    def shows_tools(self, tools: Sequence[Mapping[str, Any]]) -> bool:
+        """Whether the template writes the names of the tools it is given into the prompt."""
+        text = self.render([{"role": "user", "content": "Hello."}], tools=list(tools))
+        return all(str(tool["function"]["name"]) in text for tool in tools)

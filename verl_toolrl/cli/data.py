@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from verl_toolrl.cli.data_make import make
+from verl_toolrl.cli.options import token_counter
 from verl_toolrl.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from verl_toolrl.data.check import CheckReport
 
 __all__ = ["app"]
 
 app = typer.Typer(help="Make and check data sets.", no_args_is_help=True)
+app.command("make")(make)
 
 
 @app.command()
@@ -44,7 +45,7 @@ def check(
 
     if max_prompt_length is not None and tokenizer is None:
         raise ConfigError("--max-prompt-length needs --tokenizer")
-    count_tokens = _token_counter(tokenizer) if tokenizer else None
+    count_tokens = token_counter(tokenizer) if tokenizer else None
     rows = {str(file): read_rows(file) for file in files}
     reports = []
     for index, (name, own) in enumerate(rows.items()):
@@ -63,27 +64,6 @@ def check(
             _print(report, examples)
     if any(report.errors or (strict and report.warnings) for report in reports):
         raise typer.Exit(1)
-
-
-def _token_counter(name: str) -> Callable[[Any], int]:
-    try:
-        from transformers import AutoTokenizer
-    except ImportError as err:
-        raise ConfigError("--tokenizer needs the package transformers, which comes with verl") from err
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as err:
-        raise ConfigError(f"--tokenizer {name}: cannot be loaded ({str(err).splitlines()[0]})") from err
-
-    def count(prompt: Any) -> int:
-        messages = [dict(message) for message in prompt]
-        if tokenizer.chat_template:
-            text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        else:
-            text = "\n".join(str(message["content"]) for message in messages)
-        return len(tokenizer(text, add_special_tokens=False)["input_ids"])
-
-    return count
 
 
 def _print(report: CheckReport, examples: int) -> None:

@@ -2,11 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from verl_toolrl.errors import ConfigError
 
-__all__ = ["parse_settings"]
+__all__ = ["parse_settings", "token_counter"]
+
+
+def token_counter(name: str) -> Callable[..., int]:
+    """Return a function from messages, and tools for the chat template, to their length in tokens.
+
+    Args:
+        name: Folder or name of a tokenizer. Its chat template is included; without one the contents are counted.
+
+    Raises:
+        ConfigError: If the tokenizer cannot be loaded.
+    """
+    try:
+        from transformers import AutoTokenizer
+    except ImportError as err:
+        raise ConfigError("--tokenizer needs the package transformers, which comes with verl") from err
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as err:
+        raise ConfigError(f"--tokenizer {name}: cannot be loaded ({str(err).splitlines()[0]})") from err
+
+    def count(prompt: Any, tools: Any = None) -> int:
+        messages = [dict(message) for message in prompt]
+        if tokenizer.chat_template:
+            text = tokenizer.apply_chat_template(messages, tools=tools, tokenize=False, add_generation_prompt=True)
+        else:
+            text = "\n".join(str(message["content"]) for message in messages)
+        return len(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    return count
 
 
 def parse_settings(settings: list[str]) -> dict[str, Any]:

@@ -1,0 +1,311 @@
+"""A world of rows: all splits of one seed and one tool set."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+from verl_toolrl.data.rlla import rl_row, sft_row
+from verl_toolrl.data.world.offers import described, offer, unrelated
+from verl_toolrl.data.world.prompts import (
+    STYLES,
+    Turn,
+    native_messages,
+    native_truth,
+    thought_of,
+    toolrl_messages,
+    truth,
+)
+from verl_toolrl.data.world.splits import (
+    DEFAULT_MIX,
+    HELD_OUT,
+    SPLITS,
+    choose_unseen,
+    kinds_of,
+    question_key,
+    refuse_leaks,
+    schedule,
+)
+from verl_toolrl.data.world.talk import answer_in_text, some_wish
+from verl_toolrl.data.world.tasks import Kind, Subject, Task, call_task, talk_task, unserved_task
+from verl_toolrl.errors import ConfigError, DatasetError, nearest
+from verl_toolrl.formats import get_dialect, write_response
+from verl_toolrl.toolbox import Tool, Toolbox
+
+__all__ = ["FORMATS", "World", "WorldSpec", "make_world"]
+
+FORMATS = ("toolrl", "native")
+"""ToolRL's prompt with the tools in it, or plain chat messages with the tools in a column of their own."""
+_TRIES = 60
+"""Draws for one row before another tool is asked about."""
+
+
+@dataclass(frozen=True)
+class WorldSpec:
+    """What to make. The same spec and tool set give the same rows."""
+
+    toolset: str = "quickstart"
+    """A tool set as `Toolbox.load` takes it."""
+    seed: int = 1
+    train: int = 512
+    """Rows to train on by RL."""
+    sft: int = 64
+    """Rows for a supervised warm-up."""
+    seen: int = 256
+    """Held-out rows with calls of tools that training shows."""
+    unseen: int = 64
+    """Held-out rows with calls of tools that training does not show."""
+    no_tool: int = 64
+    """Held-out rows where no call is right."""
+    format: str = "toolrl"
+    style: str = "short"
+    """Of ToolRL's prompt."""
+    dialect: str = "hermes"
+    """In which the supervised rows of the native format write calls."""
+    tools: tuple[int, int] = (2, 3)
+    """Least and most tools on a list."""
+    max_calls: int = 2
+    """Calls at most in a row with parallel calls."""
+    mix: Mapping[Kind, float] = field(default_factory=lambda: dict(DEFAULT_MIX))
+    """Shares of the kinds."""
+    unseen_tools: tuple[str, ...] | None = None
+    """Names; None for about a fifth, chosen by the seed."""
+    min_prompt: int = 0
+    """Least length of a prompt: earlier turns of the dialogue are put in front until it is reached. In tokens if
+    `make_world` gets a tokenizer, else in words."""
+
+    def __post_init__(self) -> None:
+        for name in (*SPLITS, "min_prompt"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} must not be negative, found {getattr(self, name)}")
+        for name, known in (("format", FORMATS), ("style", STYLES)):
+            if getattr(self, name) not in known:
+                hint = nearest(getattr(self, name), known)
+                raise ConfigError(f"{name} must be one of {', '.join(known)}, found {getattr(self, name)!r}{hint}")
+        get_dialect(self.dialect)
+        least, most = self.tools
+        if not 1 <= least <= most:
+            raise ConfigError(f"tools on a list: wanted 1 <= least <= most, found {least} to {most}")
+        if self.max_calls < 2:
+            raise ConfigError(f"max_calls must be at least 2, found {self.max_calls}")
+
+
+@dataclass(frozen=True)
+class World:
+    """Rows by split, and what they were made of."""
+
+    spec: WorldSpec
+    splits: Mapping[str, list[dict[str, Any]]]
+    """`train`, `seen`, `unseen`, `no_tool` in verl's RL schema, `sft` in that of its SFT trainer."""
+    tasks: Mapping[str, list[Task]]
+    """The tasks behind the rows, in the same order."""
+    offered: Mapping[str, list[list[str]]]
+    """Names of the tools on each row's list."""
+    seen_tools: tuple[str, ...]
+    unseen_tools: tuple[str, ...]
+
+
+def make_world(spec: WorldSpec, *, count_tokens: Callable[[Sequence[Mapping[str, str]]], int] | None = None) -> World:
+    """Make the rows.
+
+    Args:
+        spec: What to make.
+        count_tokens: Length of messages in tokens, for `min_prompt`; words are counted without it.
+
+    Returns:
+        Splits in which no question stands twice.
+
+    Raises:
+        ConfigError: If the tool set or an unseen tool is unknown, or the set is too small for what is asked.
+        DatasetError: If the tools do not give that many different questions, or a schema gives no values.
+    """
+    tools = _tools_of(spec.toolset)
+    maker = _Maker(spec, tools, count_tokens or count_words)
+    # Held-out rows first, so that they stay the same however many rows are trained on.
+    for split in (*HELD_OUT, "sft", "train"):
+        maker.fill(split)
+    world = World(
+        spec,
+        {split: maker.rows[split] for split in SPLITS},
+        {split: maker.tasks[split] for split in SPLITS},
+        {split: maker.offered[split] for split in SPLITS},
+        tuple(tool.name for tool in maker.seen),
+        tuple(tool.name for tool in maker.unseen),
+    )
+    refuse_leaks(world.splits, unseen=world.unseen_tools)
+    return world
+
+
+def count_words(messages: Sequence[Mapping[str, str]]) -> int:
+    """Return the number of words of all messages."""
+    return sum(len(message["content"].split()) for message in messages)
+
+
+def _tools_of(toolset: str) -> list[Tool]:
+    """Return the tools that rows may be about: all but those that end a trajectory, which no single turn calls."""
+    box = Toolbox.load(toolset)
+    if box.has_sources:
+
+        async def opened() -> list[Tool]:
+            async with box:
+                return list(box.tools.values())
+
+        tools = asyncio.run(opened())
+    else:
+        tools = list(box.tools.values())
+    found = [tool for tool in tools if not tool.ends_trajectory]
+    if not found:
+        raise ConfigError(f"tool set {toolset}: no tool to make rows of")
+    return found
+
+
+class _Maker:
+    def __init__(
+        self, spec: WorldSpec, tools: Sequence[Tool], count: Callable[[Sequence[Mapping[str, str]]], int]
+    ) -> None:
+        self.spec, self.tools, self.count = spec, tools, count
+        hidden = choose_unseen(tools, spec.unseen_tools, Random(f"{spec.seed}/unseen"))
+        self.seen = [tool for tool in tools if tool.name not in hidden]
+        self.unseen = [tool for tool in tools if tool.name in hidden]
+        if spec.unseen and not self.unseen:
+            raise ConfigError(
+                f"tool set {spec.toolset}: {len(tools)} tools are too few to hold one out; ask for 0 unseen rows"
+            )
+        self.subjects = {tool.name: Subject(tool) for tool in tools}
+        self.rows: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
+        self.tasks: dict[str, list[Task]] = {split: [] for split in SPLITS}
+        self.offered: dict[str, list[list[str]]] = {split: [] for split in SPLITS}
+        self.asked: set[str] = set()
+
+    def fill(self, split: str) -> None:
+        """Make the rows of one split."""
+        wanted = getattr(self.spec, split)
+        if not wanted:
+            return
+        draw = Random(f"{self.spec.seed}/{split}")
+        pool = self.unseen if split == "unseen" else self.seen
+        mix = kinds_of(split, self.spec.mix)
+        possible = {kind: share for kind, share in mix.items() if self._possible(kind, pool)}
+        turns = _Turns(pool, draw)
+        for kind in schedule(possible or mix, wanted, draw):
+            task, tools = self._new(split, kind, turns, draw)
+            self.asked.add(question_key(task.question))
+            self.tasks[split].append(task)
+            self.offered[split].append([tool.name for tool in tools])
+            self.rows[split].append(self._row(split, task, tools, draw))
+
+    def _possible(self, kind: Kind, pool: Sequence[Tool]) -> bool:
+        """Whether some tool of the pool can be asked for in this way: not every tool has a value to work out."""
+        if kind not in (Kind.LOOKUP, Kind.COMPUTED):
+            return True
+        subjects = [self.subjects[tool.name] for tool in pool]
+        return any(
+            call_task(kind, [subject], Random(number), held_out=True) for subject in subjects for number in range(8)
+        )
+
+    def _new(self, split: str, kind: Kind, turns: _Turns, draw: Random) -> tuple[Task, list[Tool]]:
+        """Draw tasks until one asks something new."""
+        for _ in range(2 * len(self.tools)):
+            subject = self.subjects[turns.next().name]
+            for _ in range(_TRIES):
+                found = self._draw(split, kind, subject, draw)
+                if found is not None and question_key(found[0].question) not in self.asked:
+                    return found
+        made = sum(map(len, self.tasks.values()))
+        raise DatasetError(
+            f"tool set {self.spec.toolset}: no new question of kind {kind.value!r} after {made} rows "
+            f"(split {split}); ask for fewer rows, other kinds (mix), or give the tools wider schemas"
+        )
+
+    def _draw(self, split: str, kind: Kind, subject: Subject, draw: Random) -> tuple[Task, list[Tool]] | None:
+        held_out, size = split in HELD_OUT, draw.randint(*self.spec.tools)
+        others = self.tools if split == "unseen" else self.seen
+        if kind is Kind.TALK:
+            return talk_task(draw), offer(draw, (), others, size)
+        if kind is Kind.MISSING:
+            return self._missing(subject, held_out, draw, size)
+        subjects = [subject]
+        if kind is Kind.PARALLEL:
+            pool = self.unseen if split == "unseen" else self.seen
+            more = draw.randint(1, self.spec.max_calls - 1)
+            subjects += [self.subjects[draw.choice(pool).name] for _ in range(more)]
+        task = call_task(kind, subjects, draw, held_out=held_out)
+        if task is None:
+            return None
+        needed = {call.name: self.subjects[call.name].tool for call in task.calls}
+        return task, offer(draw, list(needed.values()), others, size)
+
+    def _missing(self, subject: Subject, held_out: bool, draw: Random, size: int) -> tuple[Task, list[Tool]] | None:
+        """Draw a wish for a tool that is not on the list: one of the set, or one that no set has."""
+        free = [tool for tool in self.seen if unrelated(tool, subject.tool)]
+        if free and draw.random() < 0.5:
+            ask = subject.ask(draw, held_out=held_out)
+            return unserved_task(ask.text, new_wording=ask.new_wording), offer(draw, (), free, size)
+        tools = offer(draw, (), self.seen, size)
+        wish = some_wish(draw, described(tools))
+        return None if wish is None else (unserved_task(wish), tools)
+
+    def _row(self, split: str, task: Task, tools: Sequence[Tool], draw: Random) -> dict[str, Any]:
+        native, index = self.spec.format == "native", len(self.rows[split])
+        schemas = json.dumps([tool.schema.to_dict() for tool in tools], ensure_ascii=False)
+        messages = self._messages(task, tools, draw)
+        if split == "sft" and not native:
+            return sft_row(_raw(messages, truth(task)), index=index)
+        if split == "sft":
+            text = _native_target(task, tools, self.spec.dialect)
+            return {"messages": [*messages, {"role": "assistant", "content": text}], "tools": schemas}
+        raw = _raw(messages, native_truth(task) if native else truth(task))
+        source = f"world_{split}" if split in HELD_OUT else "world"
+        row = rl_row(raw, index=index, split=split, data_source=source)
+        row["prompt"] = messages
+        row["extra_info"] |= {
+            "kind": task.kind.value,
+            "new_wording": task.new_wording,
+            "tools": schemas,
+            "tool_selection": [tool.name for tool in tools],
+            "state": json.dumps(task.state, ensure_ascii=False),
+        }
+        return {**row, "tools": schemas} if native else row
+
+    def _messages(self, task: Task, tools: Sequence[Tool], draw: Random) -> list[dict[str, str]]:
+        history: list[Turn] = []
+        while True:
+            if self.spec.format == "native":
+                messages = native_messages(task, history=history)
+            else:
+                messages = toolrl_messages(task, tools, style=self.spec.style, history=history)
+            if self.count(messages) >= self.spec.min_prompt:
+                return messages
+            history.append(self._turn(draw))
+
+    def _turn(self, draw: Random) -> Turn:
+        said, answer = answer_in_text(draw)
+        if self.spec.format == "native":
+            return said, answer
+        return said, write_response((), thought="I can answer without a tool.", response=answer)
+
+
+class _Turns:
+    """Gives tools in random order, each as often as the others."""
+
+    def __init__(self, tools: Sequence[Tool], draw: Random) -> None:
+        self._tools, self._draw = list(tools), draw
+        self._left: list[Tool] = []
+
+    def next(self) -> Tool:
+        if not self._left:
+            self._left = self._draw.sample(self._tools, len(self._tools))
+        return self._left.pop()
+
+
+def _raw(messages: Sequence[Mapping[str, str]], output: str) -> dict[str, str]:
+    return {"instruction": messages[0]["content"], "input": messages[-1]["content"], "output": output}
+
+
+def _native_target(task: Task, tools: Sequence[Tool], dialect: str) -> str:
+    schemas = [tool.schema.to_dict() for tool in tools]
+    return write_response(task.calls, dialect, thought=thought_of(task), response=task.answer, tools=schemas)

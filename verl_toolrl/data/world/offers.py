@@ -1,0 +1,85 @@
+"""Which tools stand on the list: those that are needed, and others that must not do just as well."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from random import Random
+
+from verl_toolrl.toolbox import Tool
+
+__all__ = ["described", "could_serve", "offer", "unrelated"]
+
+_RIVALS = tuple(
+    frozenset(pair)
+    for pair in (
+        ("calculate", "summarize_numbers"),
+        ("calculate", "convert_unit"),
+        ("calculate", "query"),
+        ("summarize_numbers", "query"),
+        ("describe_database", "query"),
+        ("search", "read_document"),
+        ("list_items", "check_stock"),
+    )
+)
+"""Ready-made tools of which either can do some of the other's work, by the names of their functions."""
+
+_OPEN_ENDED = re.compile(r"\b(search|browse|sql|query|python|code|script|shell|command|http|fetch|web|expression)")
+"""Tools that can be turned to nearly anything; next to them no wish is beyond all tools."""
+_COMMON = frozenset(
+    "a an and as at by for from get given in into is it its list look make of on one or return set show some tell text "
+    "that the this to up use value what which with add find create update delete remove".split()
+)
+
+
+def described(tools: Sequence[Tool]) -> str:
+    """Return names and descriptions of tools in small letters."""
+    return "\n".join(f"{tool.name} {tool.schema.description}" for tool in tools).lower()
+
+
+def could_serve(other: Tool, wanted: Tool) -> bool:
+    """Whether a question for `wanted` might be served by `other` as well, so that they cannot stand on one list."""
+    return frozenset((_function(other), _function(wanted))) in _RIVALS
+
+
+def unrelated(other: Tool, wanted: Tool) -> bool:
+    """Whether nobody would think of `other` where `wanted` is missing.
+
+    Tools of one domain, tools that share a word of their names, and those that can be turned to anything are related.
+    """
+    if other.name == wanted.name or could_serve(other, wanted) or (other.domain and other.domain == wanted.domain):
+        return False
+    if _OPEN_ENDED.search(described([other])):
+        return False
+    return not _words(other.name) & _words(wanted.name) and len(_topic(other) & _topic(wanted)) < 2
+
+
+def offer(draw: Random, needed: Sequence[Tool], others: Sequence[Tool], size: int) -> list[Tool]:
+    """Return the needed tools and others up to `size`, in random order.
+
+    Args:
+        draw: Source of chance.
+        needed: Tools that must stand on the list.
+        others: Candidates for the rest; needed ones and their rivals among them are passed over.
+        size: Tools wanted; the list is longer if more are needed and shorter if there are not enough.
+    """
+    names = {tool.name for tool in needed}
+    free = [
+        tool for tool in others if tool.name not in names and not any(could_serve(tool, wanted) for wanted in needed)
+    ]
+    chosen = [*needed, *draw.sample(free, min(len(free), max(0, size - len(needed))))]
+    draw.shuffle(chosen)
+    return chosen
+
+
+def _function(tool: Tool) -> str:
+    ready_made = getattr(tool.function, "__module__", "").startswith("verl_toolrl.tools.")
+    return tool.function.__name__ if ready_made else tool.name
+
+
+def _words(name: str) -> set[str]:
+    return {each.lower() for each in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)} - _COMMON
+
+
+def _topic(tool: Tool) -> set[str]:
+    return {each for each in re.findall(r"[a-z]{3,}", tool.schema.description.lower())} - _COMMON

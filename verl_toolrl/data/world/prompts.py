@@ -1,0 +1,183 @@
+"""From a task to messages: ToolRL's prompt (whole or short), or the plain chat of models with a template for tools.
+
+ToolRL's prompt has the tools and the form of the answer in the system message and the dialogue so far in one user
+message (structure: qiancheng0/ToolRL@8cee13e, dataset/rlla_4k; the wording is our own). Tools stand there in three
+lines each: name, description, and the parameters as JSON with description, type and, where there is one, default.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+from verl_toolrl.data.world.generic import first_sentence
+from verl_toolrl.data.world.tasks import Kind, Task
+from verl_toolrl.formats import write_response
+from verl_toolrl.toolbox import Tool
+
+__all__ = ["STYLES", "Turn", "native_messages", "native_truth", "thought_of", "tool_list", "toolrl_messages", "truth"]
+
+STYLES = ("short", "full")
+"""Forms of ToolRL's prompt: `short` saves tokens where they are dear, `full` says all that ToolRL's own prompt says."""
+
+Turn = tuple[str, str]
+"""What the user said earlier and what the model answered."""
+
+_SHORT = """You are a helpful assistant that solves tasks with tool calls.
+
+**Available Tools**
+{tools}
+
+**Output Format**
+<think> Your thoughts </think>
+<tool_call>
+{{"name": "Tool name", "parameters": {{"Parameter name": "Parameter content"}}}}
+</tool_call>
+<response> Your answer, if no tool is called </response>"""
+
+_FULL = """You are a helpful assistant in a dialogue. You solve tasks with tool calls, or answer yourself.
+
+**Available Tools**
+These tools may be called:
+{tools}
+
+**Steps for Each Turn**
+1. **Think:** Work out what the user wants now, and what is known already.
+2. **Decide on Tool Usage:** If a tool serves, choose it and its parameters.
+3. **Respond Appropriately:** If no tool is needed, or none fits, answer the user.
+
+**Output Format**
+```plaintext
+<think> Your thoughts </think>
+<tool_call>
+{{"name": "Tool name", "parameters": {{"Parameter name": "Parameter content", "...": "..."}}}}
+{{"name": "...", "parameters": {{"...": "..."}}}}
+</tool_call>
+<response> Your answer to the user </response>
+```
+
+**Important Notes**
+1. `<think>` always comes first. After it `<tool_call>`, `<response>`, or both.
+2. Several calls may stand in one `<tool_call>`, a line each: a JSON object with "name" and "parameters". Parameters \
+that are not needed are left out; without any, "parameters" is an empty object.
+3. The dialogue so far is part of the task: what the user said, earlier `<tool_call>` and `<response>`, and what tools \
+returned, as `<obs>`."""
+
+_CLAUSE = 60
+"""Characters over which the short style cuts what a parameter is at its first comma."""
+
+_NATIVE = (
+    "You are a helpful assistant. Call a tool where one serves the user; answer yourself where none is needed or fits."
+)
+
+
+def thought_of(task: Task) -> str:
+    """Return a short thought that leads to what is right."""
+    if task.kind is Kind.TALK:
+        return "I can answer without a tool."
+    if task.kind is Kind.MISSING:
+        return "None of the tools can do this."
+    return f"I should use {' and '.join(dict.fromkeys(call.name for call in task.calls))}."
+
+
+def truth(task: Task) -> str:
+    """Return the ground truth in ToolRL's tags."""
+    return write_response(task.calls, thought=thought_of(task), response=task.answer)
+
+
+def native_truth(task: Task) -> str:
+    """Return the ground truth as the JSON text of an OpenAI message."""
+    calls = [
+        {"type": "function", "function": {"name": call.name, "arguments": dict(call.arguments)}} for call in task.calls
+    ]
+    message = {"role": "assistant", "content": task.answer, "tool_calls": calls}
+    return json.dumps(message, ensure_ascii=False)
+
+
+def toolrl_messages(
+    task: Task, tools: Sequence[Tool], *, style: str = "short", history: Sequence[Turn] = ()
+) -> list[dict[str, str]]:
+    """Return system and user message of ToolRL's prompt."""
+    system = (_FULL if style == "full" else _SHORT).format(tools=tool_list(tools, style=style))
+    turns = [f"<user> {said} </user>\n\n{answer}" for said, answer in history]
+    dialogue = "\n\n".join([*turns, f"<user> {task.question} </user>"])
+    return [
+        {"role": "system", "content": system},
+        {"role": "user", "content": f"**Dialogue Records History**\n{dialogue}"},
+    ]
+
+
+def native_messages(task: Task, *, history: Sequence[Turn] = ()) -> list[dict[str, str]]:
+    """Return messages for a chat template that writes the tools itself."""
+    turns = [
+        {"role": role, "content": text}
+        for turn in history
+        for role, text in zip(("user", "assistant"), turn, strict=True)
+    ]
+    return [{"role": "system", "content": _NATIVE}, *turns, {"role": "user", "content": task.question}]
+
+
+def tool_list(tools: Sequence[Tool], *, style: str = "short") -> str:
+    """Return the tools as ToolRL's prompt lists them.
+
+    `short` keeps the first sentence of what a tool does and of what a parameter is, and writes a parameter as one text,
+    `"quantity": "integer (how many pieces arrive)"`.
+    """
+    entries = (_entry(json.dumps(tool.schema.to_dict()), style == "short") for tool in tools)
+    return "\n".join(f"{number}. {entry}" for number, entry in enumerate(entries, 1))
+
+
+@lru_cache(maxsize=4096)
+def _entry(schema: str, short: bool) -> str:
+    function = json.loads(schema)["function"]
+    parameters = function["parameters"]
+    required = parameters.get("required") or ()
+    if not isinstance(required, list):
+        required = tuple(parameters.get("properties") or ())
+    shown = {
+        key: _parameter(each, short, optional=key not in required)
+        for key, each in (parameters.get("properties") or {}).items()
+    }
+    does = " ".join(function["description"].split())
+    if short:
+        does = re.split(r"; | and return ", first_sentence(does))[0]
+    return f"Name: {function['name']}\nDescription: {does}\nParameters: {json.dumps(shown, ensure_ascii=False)}"
+
+
+def _parameter(schema: Any, short: bool, *, optional: bool) -> dict[str, Any] | str:
+    schema = schema if isinstance(schema, Mapping) else {}
+    says = " ".join(str(schema.get("description") or "").split())
+    values = schema.get("enum")
+    if short:
+        says = re.split(r"[:;] ", first_sentence(says))[0]
+        says = says if len(says) <= _CLAUSE else says.split(", ")[0]
+    if isinstance(values, list) and (not short or len(values) <= 4):
+        says = f"{says.rstrip('.')}: {', '.join(map(str, values))}".removeprefix(": ")
+    kind = _kind(schema)
+    if short:
+        kind = f"{kind}, optional" if optional else kind
+        return f"{kind} ({says[:1].lower()}{says[1:]})" if says else kind
+    shown = {"description": says, "type": f"{kind}, optional" if optional else kind}
+    if schema.get("default") not in (None, ""):
+        shown["default"] = schema["default"]
+    else:
+        shown["default"] = ""
+    return shown
+
+
+def _kind(schema: Mapping[str, Any]) -> str:
+    kind = schema.get("type")
+    if isinstance(kind, list):
+        kind = next((each for each in kind if each != "null"), "null")
+    if kind is None:
+        options = [each for each in schema.get("anyOf", schema.get("oneOf", ())) if isinstance(each, Mapping)]
+        kind = next((each["type"] for each in options if each.get("type") not in (None, "null")), None)
+        kind = kind or (
+            "object" if "properties" in schema or "$ref" in schema else "string" if "enum" in schema else "any"
+        )
+    if kind == "array" and isinstance(schema.get("items"), Mapping) and isinstance(schema["items"].get("type"), str):
+        return f"List[{schema['items']['type']}]"
+    return str(kind)

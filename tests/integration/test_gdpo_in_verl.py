@@ -82,7 +82,7 @@ def test_over_tokens_it_equals_verls_own_gdpo(seed: int, weights: list[float] | 
         np.array(UIDS, dtype=object),
         config={"gdpo_reward_keys": ["format", "correctness"], "gdpo_reward_weights": weights},
         non_tensor_batch={name: [info[name] for info in infos] for name in ("format", "correctness")},
-        batch={"prompts": prompts, "attention_mask": torch.cat([torch.ones_like(prompts), mask], 1)},
+        batch={"prompts": prompts, "attention_mask": torch.cat([torch.ones_like(prompts), mask], 1).long()},
     )
     found = run(mask, plain_inputs(infos), batch_norm="token", weights=weights)
     torch.testing.assert_close(found, expect, atol=1e-4, rtol=1e-4)

@@ -66,7 +66,7 @@ class GdpoOptions:
             return
         if not isinstance(weights, Mapping) and (isinstance(weights, str) or not isinstance(weights, Sequence)):
             raise ConfigError(f"{_NODE}.weights must map components to numbers or be a list, got {weights!r}")
-        items = weights.items() if isinstance(weights, Mapping) else enumerate(weights)
+        items = list(weights.items()) if isinstance(weights, Mapping) else list(enumerate(weights))
         for name, weight in items:
             if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not math.isfinite(weight):
                 raise ConfigError(f"{_NODE}.weights: {name} must be a finite number, got {weight!r}")

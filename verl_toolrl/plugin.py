@@ -23,6 +23,7 @@ REGISTRATIONS: dict[str, str] = {
     "hydra.core.plugins": "verl_toolrl.integrations.hydra_searchpath",
     "verl.experimental.reward_loop.reward_manager": "verl_toolrl.integrations.reward_manager",
     "verl.experimental.agent_loop": "verl_toolrl.integrations.agent_loop",
+    "verl.trainer.ppo.core_algos": "verl_toolrl.integrations.estimators",
     "verl.trainer.ppo.v1": "verl_toolrl.integrations.trainer",
 }
 """Module of verl (or Hydra) -> our module that registers with it."""

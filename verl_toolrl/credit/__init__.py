@@ -14,6 +14,7 @@ Stable paths (each can be imported from here):
                step_gae, step_n_step on tokens; gae_over_steps, n_step_over_steps, discounted_returns on tables
     group      return_to_go_advantages (unbiased by default), mt_grpo_advantages, gigpo_advantages,
                outcome_advantages, mix_with_outcome
+    gdpo       gdpo_advantages
     states     anchor_states
     ppo        kl_penalty, adaptive_kl_coef, ppo_loss
 
@@ -31,6 +32,7 @@ from verl_toolrl.credit.gae import (
     token_gae,
     whiten,
 )
+from verl_toolrl.credit.gdpo import gdpo_advantages
 from verl_toolrl.credit.group import (
     gigpo_advantages,
     mix_with_outcome,
@@ -57,6 +59,7 @@ __all__ = [
     "anchor_states",
     "discounted_returns",
     "gae_over_steps",
+    "gdpo_advantages",
     "gigpo_advantages",
     "group_ids",
     "kl_penalty",

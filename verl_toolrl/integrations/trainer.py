@@ -1,7 +1,8 @@
 """One mixin over verl's V1 trainers, registered as `toolrl_sync`, `toolrl_colocate_async` and `toolrl_separate_async`.
 
 It gives what verl's registries cannot: the reward's components in the training log (verl keeps them for validation
-only), a shorter pause between two looks for finished rollouts, and a check of every row before a model is loaded.
+only) and in the estimators (`estimators`), a shorter pause between two looks for finished rollouts, and a check of
+every row before a model is loaded.
 
     trainer:
       v1: {trainer_mode: toolrl_sync}
@@ -13,7 +14,6 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-import numpy as np
 import transfer_queue as tq
 from omegaconf import DictConfig
 from transfer_queue import KVBatchMeta
@@ -26,28 +26,17 @@ from verl.trainer.ppo.v1 import (
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 
 from verl_toolrl.errors import nearest
+from verl_toolrl.integrations.algorithm_options import ESTIMATOR_OPTIONS
 from verl_toolrl.integrations.chosen_platform import is_cpu_platform
+from verl_toolrl.integrations.estimators import StepInputs, estimator_options, step_inputs
+from verl_toolrl.integrations.reward_info import group_metrics, training_metrics
 from verl_toolrl.integrations.reward_manager import reward_from_config
 from verl_toolrl.integrations.rows import as_list, check_files, report_dropped
 from verl_toolrl.integrations.trainer_options import TRAINER_OPTIONS
 
-__all__ = ["ToolRLTrainerMixin", "component_metrics"]
+__all__ = ["ToolRLTrainerMixin"]
 
 logger = logging.getLogger(__name__)
-
-
-def component_metrics(infos: list[dict[str, Any]]) -> dict[str, float]:
-    """Average the components of a batch under verl's naming: `reward/<component>/mean`.
-
-    Args:
-        infos: `reward_extra_info` of each trajectory that is no padding; all have the same keys.
-    """
-    metrics: dict[str, float] = {}
-    for key in infos[0] if infos else ():
-        values = [info[key] for info in infos if isinstance(info.get(key), (bool, int, float, np.number))]
-        if values:
-            metrics[f"reward/{key}/mean"] = float(np.mean(values))
-    return metrics
 
 
 class ToolRLTrainerMixin:
@@ -79,6 +68,7 @@ class ToolRLTrainerMixin:
         data = self.config.data
         max_rows = {"train": data.get("train_max_samples", -1), "val": data.get("val_max_samples", -1)}
         reward = reward_from_config(self.config)
+        estimator_options(self.config)
         rows = {name: check_files(as_list(data[f"{name}_files"]), reward) for name in max_rows}
         super()._init_dataloader()  # type: ignore[misc]
         for name, dataset in (("train", self.train_dataset), ("val", self.val_dataset)):  # type: ignore[attr-defined]
@@ -99,17 +89,34 @@ class ToolRLTrainerMixin:
         self, batch: KVBatchMeta, metrics: dict[str, Any], timing_raw: dict[str, float], global_steps: int, epoch: int
     ) -> None:
         super()._compute_metrics(batch, metrics, timing_raw, global_steps, epoch)  # type: ignore[misc]
-        metrics.update(component_metrics(self._reward_infos(batch)))
+        infos = self._reward_infos(batch)
+        known = [(key, info) for key, info in zip(batch.keys, infos) if info is not None]
+        metrics.update(training_metrics([info for _, info in known]))
+        metrics.update(group_metrics((key.rsplit("_", 2)[0], info["score"]) for key, info in known if "score" in info))
 
-    def _reward_infos(self, batch: KVBatchMeta) -> list[dict[str, Any]]:
-        """Read `reward_extra_info` of every trajectory of the step that is no padding."""
+    def _compute_advantage(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
+        """Let verl compute the advantages; an estimator of ours is given the components of the rewards."""
+        if str(self.config.algorithm.adv_estimator) not in ESTIMATOR_OPTIONS:
+            return super()._compute_advantage(batch, metrics)  # type: ignore[misc]
+        inputs = StepInputs(
+            keys=list(batch.keys),
+            padding=[bool(tag.get("is_padding", False)) for tag in batch.tags],
+            infos=self._reward_infos(batch),
+            rollouts=int(self.config.actor_rollout_ref.rollout.n),
+        )
+        with step_inputs(inputs):
+            return super()._compute_advantage(batch, metrics)  # type: ignore[misc]
+
+    def _reward_infos(self, batch: KVBatchMeta) -> list[dict[str, Any] | None]:
+        """Read `reward_extra_info` of every row of a batch; None for padding and where there is none."""
         keys = [key for key, tag in zip(batch.keys, batch.tags) if not tag.get("is_padding", False)]
         if not keys:
-            return []
+            return [None] * len(batch.keys)
         data = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=["extra_fields"])
         # Depending on the storage the field is a list of dicts or of wrappers with the dict in `data`.
         fields = [getattr(value, "data", value) for value in list(data["extra_fields"])]
-        return [dict(field["reward_extra_info"]) for field in fields if "reward_extra_info" in field]
+        infos = {key: field.get("reward_extra_info") for key, field in zip(keys, fields)}
+        return [None if infos.get(key) is None else dict(infos[key]) for key in batch.keys]
 
 
 @register_trainer("toolrl_sync")

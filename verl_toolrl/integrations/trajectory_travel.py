@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 
 from verl_toolrl.errors import ConfigError
+from verl_toolrl.integrations.reward_info import reward_info
 from verl_toolrl.rewards.trajectory import score_trajectory
 from verl_toolrl.trajectory import TRAJECTORY_SCHEMA_VERSION, Trajectory
 
@@ -72,7 +73,7 @@ def trajectory_result(
             "default_agent_loop to toolrl_dialogue, toolrl_native or toolrl_react"
         )
     result, rewards = score_trajectory(reward, trajectory, step=step, total_steps=total_steps)
-    info: dict[str, Any] = {"score": result.score, **result.components, **result.metrics}
+    info: dict[str, Any] = {**reward_info(result, result, {})}
     if rewards is not None:
         info[STEP_REWARDS] = orjson.dumps(rewards).decode()
     return {"reward_score": result.score, "reward_extra_info": info}

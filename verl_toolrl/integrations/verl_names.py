@@ -61,6 +61,8 @@ NAMES: tuple[VerlName, ...] = (
     _name(f"{_TRAINER}._build_replay_buffer", "the poll interval"),
     _name(f"{_TRAINER}._balance_batch", "groups kept together on the CPU", "batch", "metrics"),
     _name(f"{_TRAINER}._init_dataloader", "the check of every row"),
+    _name(f"{_TRAINER}._compute_advantage", "components for our estimators", "batch", "metrics"),
+    _name("verl.trainer.ppo.core_algos:register_adv_est", "names of our estimators"),
     _name(
         f"{_TRAINER}._compute_metrics",
         "components in the training log",

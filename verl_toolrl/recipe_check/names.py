@@ -13,7 +13,7 @@ from verl_toolrl.integrations.trainer_options import TRAINER_OPTIONS
 from verl_toolrl.recipe_check.finding import Finding
 from verl_toolrl.recipe_check.sizes import select
 
-__all__ = ["check_names", "check_reward", "check_trainer"]
+__all__ = ["check_algorithm", "check_names", "check_reward", "check_trainer"]
 
 _AGENT_LOOP = "actor_rollout_ref.rollout.agent.default_agent_loop"
 
@@ -57,14 +57,34 @@ def check_reward(config: Mapping[str, Any]) -> Iterator[Finding]:
     """Build the reward that our reward manager will build."""
     if select(config, "reward.reward_manager.name") != "toolrl":
         return
-    from verl_toolrl.rewards import make_reward
+    from verl_toolrl.rewards import configured_reward, configured_watcher
 
-    options = dict(select(config, "reward.reward_kwargs") or {})
+    options = {str(key): value for key, value in (select(config, "reward.reward_kwargs") or {}).items()}
     try:
-        make_reward(str(options.pop("reward", "toolrl")), **{str(key): value for key, value in options.items()})
+        configured_watcher(options, configured_reward(options))
     except (AuthorError, TypeError) as err:
         wrong = next((name for name in options if str(name) in str(err)), "")
         yield Finding(f"reward.reward_kwargs.{wrong}".rstrip("."), str(err))
+
+
+def check_algorithm(config: Mapping[str, Any]) -> Iterator[Finding]:
+    """Check the options of our estimators, and that a trainer of ours is there to feed them."""
+    from verl_toolrl.integrations.algorithm_options import ESTIMATOR_OPTIONS, algorithm_options
+
+    algorithm = config["algorithm"]
+    ours = select(config, "reward.reward_manager.name") == "toolrl"
+    try:
+        algorithm_options(algorithm, (select(config, "reward.reward_kwargs") or {}) if ours else None)
+    except (AuthorError, TypeError) as err:
+        key, _, message = str(err).partition(": ")
+        known = key.startswith("algorithm.")
+        yield Finding(key if known else "algorithm.toolrl", message if known else str(err))
+    mode = str(select(config, "trainer.v1.trainer_mode") or "")
+    if algorithm.get("adv_estimator") in ESTIMATOR_OPTIONS and not mode.startswith("toolrl_"):
+        yield Finding(
+            "trainer.v1.trainer_mode",
+            f"algorithm.adv_estimator={algorithm['adv_estimator']} needs a trainer of ours: toolrl_{mode or 'sync'}",
+        )
 
 
 def check_trainer(config: Mapping[str, Any]) -> Iterator[Finding]:

@@ -24,7 +24,7 @@ __all__ = ["MOVED", "OPEN", "Value", "changed_values", "unknown_keys"]
 OPEN: dict[str, str] = {
     "reward.reward_kwargs": "options of the reward; checked by building it",
     "reward.custom_reward_function.reward_kwargs": "arguments of the function",
-    "algorithm.toolrl": "options of our estimators",
+    "algorithm.toolrl": "options of our estimators; checked by reading them",
     "trainer.toolrl": "options of our trainers; checked by name",
     "actor_rollout_ref.rollout.custom": "verl's own extension point",
     "ray_kwargs.ray_init.runtime_env": "passed to Ray",

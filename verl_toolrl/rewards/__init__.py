@@ -11,5 +11,16 @@ frozen dataclass and pickles into Ray workers.
 """
 
 from verl_toolrl.rewards.base import Reward, RewardFunction, known_rewards, make_reward, register_reward
+from verl_toolrl.rewards.configured import component_names, configured_reward, configured_watcher, unscheduled
 
-__all__ = ["Reward", "RewardFunction", "known_rewards", "make_reward", "register_reward"]
+__all__ = [
+    "Reward",
+    "RewardFunction",
+    "component_names",
+    "configured_reward",
+    "configured_watcher",
+    "known_rewards",
+    "make_reward",
+    "register_reward",
+    "unscheduled",
+]

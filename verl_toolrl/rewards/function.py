@@ -17,7 +17,7 @@ import inspect
 import math
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -93,6 +93,8 @@ class FunctionReward:
 
     path: str
     """Where the function is."""
+    at_end: bool = False
+    """Tell the function that every step is the last one: what it gives then does not follow its schedule."""
 
     def __post_init__(self) -> None:
         accepted_arguments(load_object(self.path), self.path)
@@ -109,7 +111,7 @@ class FunctionReward:
             "response": response,
             "ground_truth": ground_truth,
             "tools": tools,
-            "step": step,
+            "step": (total_steps or 0) if self.at_end else step,
             "total_steps": total_steps,
         }
         function = load_object(self.path)
@@ -122,3 +124,8 @@ class FunctionReward:
                 raise ConfigError(f"{self.path}: {name} must be a finite number, got {value!r}")
         components = {str(name): float(value) for name, value in parts.items()}
         return Reward(math.fsum(components.values()), components)
+
+    def unscheduled(self) -> FunctionReward:
+        """The same function at the end of the run, where it asks for the step at all."""
+        asks = "step" in accepted_arguments(load_object(self.path), self.path)
+        return replace(self, at_end=True) if asks else self

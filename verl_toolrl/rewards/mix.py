@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from verl_toolrl.errors import ConfigError
@@ -44,6 +44,25 @@ class MixReward:
             components.update({f"{name}/{key}": value * factor for key, value in result.components.items()})
             metrics.update({f"{name}/{key}": value for key, value in result.metrics.items()})
         return Reward(math.fsum(components.values()), components, metrics)
+
+    @property
+    def component_names(self) -> tuple[str, ...] | None:
+        """Names of the components; None where those of a part are not known."""
+        names: list[str] = []
+        for name, reward, _ in self.parts:
+            inner = getattr(reward, "component_names", None)
+            if inner is None:
+                return None
+            names += [f"{name}/{component}" for component in inner]
+        return tuple(names)
+
+    def unscheduled(self) -> MixReward:
+        """The same mix with the weights of the end of the run, and its parts without their schedules."""
+        parts = [
+            (name, reward.unscheduled() if hasattr(reward, "unscheduled") else reward, parse_schedule(weight.end))
+            for name, reward, weight in self.parts
+        ]
+        return replace(self, parts=tuple(parts))
 
 
 @register_reward("mix")

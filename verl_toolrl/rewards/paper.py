@@ -14,14 +14,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from verl_toolrl.errors import ConfigError, nearest
 from verl_toolrl.matching import FrozenCall, best_pairing, freeze_arguments, freeze_call, key_overlap
 from verl_toolrl.rewards.base import Reward
 from verl_toolrl.rewards.ground_truth import GroundTruth, parse_ground_truth
-from verl_toolrl.rewards.released import UNREADABLE, first_block, loads
+from verl_toolrl.rewards.released import COMPONENTS, UNREADABLE, first_block, loads
 from verl_toolrl.rewards.templates import check_family, strip_template
 from verl_toolrl.trajectory import ToolCall
 
@@ -82,6 +82,16 @@ class PaperReward:
         length = self._length(text, step, total_steps)
         components = {"format": format_score, "correctness": correctness, "length": length}
         return Reward(format_score + correctness + length, components)
+
+    @property
+    def component_names(self) -> tuple[str, ...]:
+        """Names of the components."""
+        return COMPONENTS
+
+    def unscheduled(self) -> PaperReward:
+        """The same reward with the ranges and the length target that hold without a schedule."""
+        scale = self.scale if self.scale == "equal_max" else "original"
+        return replace(self, scale=scale, length="fixed" if self.length == "dynamic" else self.length)
 
     def _ranges(self, step: int, total_steps: int | None) -> tuple[float, float, float, float]:
         if self.scale == "equal_max":

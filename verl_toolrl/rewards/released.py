@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from typing import Any
 
@@ -20,9 +20,10 @@ from verl_toolrl.errors import ConfigError, DatasetError
 from verl_toolrl.rewards.base import Reward
 from verl_toolrl.rewards.templates import check_family, strip_template
 
-__all__ = ["UNREADABLE", "ReleasedReward", "first_block", "loads", "released_ground_truth"]
+__all__ = ["COMPONENTS", "UNREADABLE", "ReleasedReward", "first_block", "loads", "released_ground_truth"]
 
 _scan = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
+COMPONENTS = ("format", "correctness", "length")
 _SCHEDULE_STEPS = 150
 _SWITCH_STEP = 30
 _TARGET_WORDS = 512
@@ -78,6 +79,15 @@ class ReleasedReward:
             format_score + correctness + length,
             {"format": format_score, "correctness": correctness, "length": length},
         )
+
+    @property
+    def component_names(self) -> tuple[str, ...]:
+        """Names of the components."""
+        return COMPONENTS
+
+    def unscheduled(self) -> ReleasedReward:
+        """The same reward with the switches off that depend on the step."""
+        return replace(self, two_stage=False, dynamic_scale=False, dynamic_length=False)
 
     def _ranges(self, step: int) -> tuple[float, float, float, float]:
         format_low, format_high = 0.0, 1.0

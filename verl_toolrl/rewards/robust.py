@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -31,13 +31,13 @@ from verl_toolrl.formats.tool_list import read_tools
 from verl_toolrl.matching import FrozenCall, best_pairing, freeze_call, key_overlap, normalise_call, wrong_types
 from verl_toolrl.rewards.base import Reward
 from verl_toolrl.rewards.ground_truth import parse_ground_truth
+from verl_toolrl.rewards.released import COMPONENTS
 from verl_toolrl.rewards.schedules import Schedule, parse_schedule
 from verl_toolrl.rewards.templates import check_family, strip_template
 from verl_toolrl.trajectory import ToolCall
 
 __all__ = ["COMPONENTS", "RobustReward"]
 
-COMPONENTS = ("format", "correctness", "length")
 _COMPARE = ("typed", "schema")
 
 
@@ -113,6 +113,19 @@ class RobustReward:
             "length": factors["length"] * length,
         }
         return Reward(math.fsum(components.values()), components, _metrics(parsed, surplus, schemas))
+
+    @property
+    def component_names(self) -> tuple[str, ...]:
+        """Names of the components."""
+        return COMPONENTS
+
+    def unscheduled(self) -> RobustReward:
+        """The same reward with the weights and the length target of the end of the run."""
+        weights: dict[str, Schedule] = self._weights  # type: ignore[attr-defined]
+        target: Schedule = self._target  # type: ignore[attr-defined]
+        return replace(
+            self, weights={name: schedule.end for name, schedule in weights.items()}, length_target=target.end
+        )
 
     def _factors_at(self, step: int, total_steps: int | None) -> dict[str, float]:
         constant: dict[str, float] | None = self._factors  # type: ignore[attr-defined]

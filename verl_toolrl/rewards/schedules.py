@@ -49,6 +49,11 @@ class Schedule:
         """Smallest and largest value."""
         return min(self.values), max(self.values)
 
+    @property
+    def end(self) -> float:
+        """Value behind the last position."""
+        return self.values[-1]
+
     def at(self, step: int, total_steps: int | None = None) -> float:
         """Return the value at a step.
 

@@ -43,6 +43,11 @@ class ToolN1Reward:
             if not isinstance(getattr(self, option), bool):
                 raise ConfigError(f"tool_n1: {option} must be true or false, got {getattr(self, option)!r}")
 
+    @property
+    def component_names(self) -> tuple[str, ...]:
+        """Names of the components."""
+        return ("correctness",)
+
     def __call__(
         self, *, response: Any, ground_truth: Any, tools: Any = None, step: int = 0, total_steps: int | None = None
     ) -> Reward:

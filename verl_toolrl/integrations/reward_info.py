@@ -1,0 +1,102 @@
+"""What the reward manager tells about each response: the names in verl's `reward_extra_info`, the same in every log.
+
+    score                          the reward
+    <component>                    each part of it, as it was trained on
+    unscheduled/score, .../<component>  the same without schedules, to compare across steps
+    acc, calls/..., thought/words  what is watched whatever the reward is (`verl_toolrl.rewards.watch`)
+    seen/<name>                    what the reward saw beside its components (surplus calls, repairs, ...)
+
+All are floats, and which names there are depends on the configured reward alone. Validation logs them as
+`val-aux/<data source>/<name>/mean@1` (`val-core/...` for `acc`), training as `reward/...`, `calls/...` and
+`thought/...` (`training_metrics`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from verl_toolrl.rewards import Reward
+
+__all__ = ["UNSCHEDULED", "group_metrics", "reported_components", "reward_info", "training_metrics"]
+
+UNSCHEDULED = "unscheduled/"
+_WATCHED_GROUPS = ("calls/", "thought/")
+
+
+def reward_info(result: Reward, plain: Reward, watched: Mapping[str, float]) -> dict[str, float]:
+    """Return what is reported of one response.
+
+    Args:
+        result: What the reward answered.
+        plain: What it answers without its schedules.
+        watched: What was watched; an `acc` among the reward's own metrics wins, since a user's function may know better
+            what is right.
+    """
+    seen = dict(result.metrics)
+    own = {"acc": seen.pop("acc")} if "acc" in seen else {}
+    return {
+        "score": result.score,
+        **result.components,
+        f"{UNSCHEDULED}score": plain.score,
+        **{f"{UNSCHEDULED}{name}": value for name, value in plain.components.items()},
+        **watched,
+        **{key: float(value) for key, value in own.items()},
+        **{f"seen/{name}": value for name, value in seen.items()},
+    }
+
+
+def reported_components(info: Mapping[str, Any]) -> list[str]:
+    """Return the names of the reward's components; for another reward manager's info, all of its numbers."""
+    ours = [name for name in info if name != "score" and f"{UNSCHEDULED}{name}" in info]
+    return ours or [name for name, value in info.items() if _is_number(value)]
+
+
+def training_metrics(infos: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Average what was reported of the trajectories of a step.
+
+    Args:
+        infos: `reward_extra_info` of each trajectory that is no padding.
+
+    Returns:
+        `<name>/mean` for what is watched, `reward/<name>/mean` for the rest; `.../max` and `.../min` too for what is
+        trained on.
+    """
+    metrics: dict[str, float] = {}
+    trained = {"score", *reported_components(infos[0])} if infos else set()
+    for name in dict.fromkeys(name for info in infos for name in info):
+        values = [info[name] for info in infos if _is_number(info.get(name))]
+        if not values:
+            continue
+        key = name if name.startswith(_WATCHED_GROUPS) else f"reward/{name}"
+        metrics[f"{key}/mean"] = float(np.mean(values))
+        if name in trained:
+            metrics[f"{key}/max"], metrics[f"{key}/min"] = float(np.max(values)), float(np.min(values))
+    return metrics
+
+
+def group_metrics(scores: Iterable[tuple[str, float]]) -> dict[str, float]:
+    """Tell how many groups can teach anything.
+
+    Args:
+        scores: Group and score of each trajectory that is no padding.
+
+    Returns:
+        `groups/count`, `groups/zero_variance` (share of the groups in which all scores are equal: nothing is learned
+        from them) and `groups/lone` (share of the groups with a single trajectory, which are among the former).
+    """
+    groups: dict[str, list[float]] = {}
+    for group, score in scores:
+        groups.setdefault(group, []).append(score)
+    count = max(len(groups), 1)
+    return {
+        "groups/count": float(len(groups)),
+        "groups/zero_variance": sum(min(values) == max(values) for values in groups.values()) / count,
+        "groups/lone": sum(len(values) == 1 for values in groups.values()) / count,
+    }
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (bool, int, float, np.number))

@@ -1,0 +1,62 @@
+"""A reward as a recipe configures it, and what can be known of it before it has scored anything.
+
+reward:
+  reward_kwargs: {mode: released, coarse: true}                       # `toolrl` and its options
+  reward_kwargs: {reward: tool_n1, dialect: toolrl}                   # another registered reward
+  reward_kwargs: {reward: mix, rewards: {toolrl: {}, tool_n1: {weight: 0.5}}}
+  reward_kwargs: {reward: "my_package.rewards:score"}                 # a user's function or class
+  reward_kwargs: {reward: "my_rewards.py:score", watch: {dialect: hermes}}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from verl_toolrl.errors import ConfigError
+from verl_toolrl.rewards.base import RewardFunction, make_reward
+from verl_toolrl.rewards.watch import Watcher, make_watcher
+
+__all__ = ["component_names", "configured_reward", "configured_watcher", "unscheduled"]
+
+
+def configured_reward(reward_kwargs: Mapping[str, Any]) -> RewardFunction:
+    """Build the reward of `reward.reward_kwargs`.
+
+    Raises:
+        ConfigError: If an option is unknown or contradicts another.
+    """
+    options = {str(key): value for key, value in reward_kwargs.items() if key != "watch"}
+    return make_reward(str(options.pop("reward", "toolrl")), **options)
+
+
+def configured_watcher(reward_kwargs: Mapping[str, Any], reward: RewardFunction) -> Watcher:
+    """Build what watches responses beside the reward.
+
+    Args:
+        reward_kwargs: The whole node; its key `watch` says how a response is read where the reward does not.
+        reward: The configured reward.
+
+    Raises:
+        ConfigError: If an option under `watch` is unknown.
+    """
+    options = reward_kwargs.get("watch") or {}
+    if not isinstance(options, Mapping):
+        raise ConfigError(f"reward_kwargs.watch must be a mapping, got {options!r}")
+    return make_watcher(reward, {str(key): value for key, value in options.items()})
+
+
+def component_names(reward: RewardFunction) -> tuple[str, ...] | None:
+    """Names of the components of a configured reward; None where only a call tells (a user's own)."""
+    names = getattr(reward, "component_names", None)
+    return None if names is None else tuple(names)
+
+
+def unscheduled(reward: RewardFunction) -> RewardFunction:
+    """Return the reward without its schedules, so that its scores can be compared across steps.
+
+    A scheduled weight or target has the value of the end of the run; the schedules of the paper and of the released
+    code are switched off. A reward without a schedule is returned as it is.
+    """
+    plain = getattr(reward, "unscheduled", None)
+    return reward if plain is None else plain()

@@ -38,7 +38,7 @@ def measure(trajectories: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         return {}
     count, calls, steps, without = len(trajectories), [], [], 0
     outcomes: Counter[str] = Counter()
-    ends: Counter[str] = Counter(str(each["stop_reason"]) for each in trajectories)
+    ends: Counter[str] = Counter(StopReason(each["stop_reason"]).value for each in trajectories)
     unread = cut = repeated = 0
     seconds = 0.0
     for each in trajectories:
@@ -52,7 +52,7 @@ def measure(trajectories: Sequence[Mapping[str, Any]]) -> dict[str, float]:
                 repeated += key in seen
                 seen.add(key)
             for result in step["results"]:
-                outcomes[str(result["outcome"])] += 1
+                outcomes[Outcome(result["outcome"]).value] += 1
                 cut += bool(result["truncated"])
                 seconds += float(result["seconds"])
         calls.append(made)

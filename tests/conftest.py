@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,3 +18,14 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("needs ../shared (real data and vectors), which is not beside this checkout")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def make_tokenizer() -> Callable[[str], Any]:
+    """`make_tokenizer(family)`: a small tokenizer with the family's chat template; see tests/chat_templates.py."""
+    path = Path(__file__).with_name("chat_templates.py")
+    spec = importlib.util.spec_from_file_location("chat_templates", path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.make_tokenizer

@@ -20,7 +20,16 @@ from verl_toolrl.rewards import RewardFunction
 from verl_toolrl.rewards.trajectory import empty_trajectory, score_trajectory, takes_trajectory
 from verl_toolrl.schema import validate_row
 
-__all__ = ["as_list", "check_files", "report_dropped"]
+__all__ = ["as_list", "check_files", "report_dropped", "rows_of"]
+
+
+def rows_of(files: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield where each row of local files stands, and the row."""
+    for name in files:
+        path = Path(str(name)).expanduser()
+        if "://" not in str(name) and path.exists():
+            for number, row in enumerate(_rows(path)):
+                yield f"{path.name}: row {number}", row
 
 
 def check_files(files: Sequence[str], reward: RewardFunction) -> int:

@@ -12,6 +12,7 @@ every row before a model is loaded.
 from __future__ import annotations
 
 import logging
+from functools import cached_property
 from typing import Any
 
 import transfer_queue as tq
@@ -31,7 +32,9 @@ from verl_toolrl.integrations.chosen_platform import is_cpu_platform
 from verl_toolrl.integrations.estimators import StepInputs, estimator_options, step_inputs
 from verl_toolrl.integrations.reward_info import group_metrics, training_metrics
 from verl_toolrl.integrations.reward_manager import reward_from_config
-from verl_toolrl.integrations.rows import as_list, check_files, report_dropped
+from verl_toolrl.integrations.rollout_check import check_rollout
+from verl_toolrl.integrations.rollout_watch import RolloutWatch
+from verl_toolrl.integrations.rows import as_list, check_files, report_dropped, rows_of
 from verl_toolrl.integrations.trainer_options import TRAINER_OPTIONS
 
 __all__ = ["ToolRLTrainerMixin"]
@@ -64,12 +67,18 @@ class ToolRLTrainerMixin:
         buffer.poll_interval = float(self._options().get("poll_interval", 0.2))
         return buffer
 
+    @cached_property
+    def _watch(self) -> RolloutWatch:
+        return RolloutWatch(self.config, self._options())
+
     def _init_dataloader(self) -> None:
         data = self.config.data
         max_rows = {"train": data.get("train_max_samples", -1), "val": data.get("val_max_samples", -1)}
         reward = reward_from_config(self.config)
         estimator_options(self.config)
         rows = {name: check_files(as_list(data[f"{name}_files"]), reward) for name in max_rows}
+        every_row = (row for name in max_rows for row in rows_of(as_list(data[f"{name}_files"])))
+        check_rollout(self.config, self.tokenizer, reward, every_row)  # type: ignore[attr-defined]
         super()._init_dataloader()  # type: ignore[misc]
         for name, dataset in (("train", self.train_dataset), ("val", self.val_dataset)):  # type: ignore[attr-defined]
             if max_rows[name] > 0:
@@ -77,7 +86,12 @@ class ToolRLTrainerMixin:
             report_dropped(dataset, rows[name], self.config, where=f"data.{name}_files")
 
     def _balance_batch(self, batch: KVBatchMeta, *args: Any, **kwargs: Any) -> KVBatchMeta:
-        """Balance as verl does; on the CPU keep the rows of a group together, whose shared prompt is computed once."""
+        """Balance as verl does, without groups that lost their sessions.
+
+        On the CPU the rows of a group stay together, whose shared prompt is computed once.
+        """
+        prompts = int(self.config.data.train_batch_size) // int(self.parameter_sync_step)  # type: ignore[attr-defined]
+        batch = self._watch.keep_groups(batch, prompts)
         batch = super()._balance_batch(batch, *args, **kwargs)  # type: ignore[misc]
         if is_cpu_platform():
             groups = [key.split("_")[0] for key in batch.keys]
@@ -93,6 +107,12 @@ class ToolRLTrainerMixin:
         known = [(key, info) for key, info in zip(batch.keys, infos) if info is not None]
         metrics.update(training_metrics([info for _, info in known]))
         metrics.update(group_metrics((key.rsplit("_", 2)[0], info["score"]) for key, info in known if "score" in info))
+        metrics.update(self._watch.after_step(batch, metrics, global_steps))
+
+    def _validate(self) -> dict[str, Any]:
+        with self._watch.validation(self.replay_buffer) as counts:  # type: ignore[attr-defined]
+            metrics = super()._validate()  # type: ignore[misc]
+        return {**metrics, **counts}
 
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
         """Let verl compute the advantages; an estimator of ours is given the components of the rewards."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from verl_toolrl.errors import AuthorError, nearest
 from verl_toolrl.integrations.registered import REGISTRIES, is_registered, names_in_source
-from verl_toolrl.integrations.trainer_options import TRAINER_OPTIONS
+from verl_toolrl.integrations.trainer_options import TRAINER_OPTIONS, option_problem
 from verl_toolrl.recipe_check.finding import Finding
 from verl_toolrl.recipe_check.sizes import select
 
@@ -95,8 +95,8 @@ def check_trainer(config: Mapping[str, Any]) -> Iterator[Finding]:
         if key not in TRAINER_OPTIONS:
             known = ", ".join(TRAINER_OPTIONS)
             yield Finding(f"trainer.toolrl.{key}", f"unknown option{nearest(key, TRAINER_OPTIONS)}; known: {known}")
-        elif isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
-            yield Finding(f"trainer.toolrl.{key}", f"a number above 0 is wanted, not {value!r}")
+        elif problem := option_problem(str(key), value):
+            yield Finding(f"trainer.toolrl.{key}", problem)
     if options and not mode.startswith("toolrl_"):
         yield Finding(
             "trainer.toolrl", f"nothing reads it with trainer.v1.trainer_mode={mode}: take toolrl_{mode or 'sync'}"

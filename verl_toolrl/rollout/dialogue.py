@@ -20,7 +20,7 @@ from typing import Any
 from verl_toolrl.errors import UnknownNameError
 from verl_toolrl.formats import Dialect, ParsedResponse, get_dialect
 from verl_toolrl.rollout.chat import Message
-from verl_toolrl.trajectory import ToolCall, ToolResult
+from verl_toolrl.trajectory import Outcome, ToolCall, ToolResult
 
 __all__ = ["DIALOGUES", "Dialogue", "NativeDialogue", "ReActDialogue", "ToolRLDialogue", "make_dialogue"]
 
@@ -74,15 +74,12 @@ class Dialogue:
 
     def probe(self) -> tuple[list[str], list[list[dict[str, Any]]]]:
         """Return two answers in this form and what follows them, to try a chat template with."""
-        call = ToolCall("look_up", {"key": "a b", "n": 3})
-        from verl_toolrl.trajectory import Outcome
-
-        result = ToolResult(Outcome.OK, '{"sky": "clear"}')
-        answers = [
-            self.dialect.write([call], thought="I look it up."),
-            self.dialect.write([call, call], thought="Twice."),
-        ]
+        call, result = ToolCall("look_up", {"key": "a b", "n": 3}), ToolResult(Outcome.OK, '{"sky": "clear"}')
+        answers = [self._thinking([call]), self._thinking([call, call])]
         return answers, [self.observe([call], [result], []), self.observe([call, call], [result, result], [])]
+
+    def _thinking(self, calls: Sequence[ToolCall]) -> str:
+        return self.dialect.write(calls, thought="I look it up.")
 
 
 def _note(unread: Sequence[str]) -> str:
@@ -184,6 +181,10 @@ class ReActDialogue(Dialogue):
     """Thought, Action, Action Input, Observation."""
 
     name = "react"
+
+    def _thinking(self, calls: Sequence[ToolCall]) -> str:
+        # Models that think in tags do so in this form, too, and it is the tags that templates drop.
+        return "<think>\nI look it up.\n</think>\n\n" + self.dialect.write(calls)
 
     def __init__(self, dialect: str = "react") -> None:
         super().__init__(dialect)

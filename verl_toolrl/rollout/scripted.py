@@ -55,7 +55,7 @@ class ScriptedEngine:
             self._turns[request_id] = turn + 1
             tokens = self._tokens(request_id, turn)
             if turn in self._abort_after:
-                cut = self._abort_after.pop(turn)
+                cut = min(self._abort_after.pop(turn), len(tokens), int(sampling.get("max_tokens", len(tokens))))
                 self._rest[request_id] = tokens[cut:]
                 return Generation(tokens[:cut], [-0.5] * cut, aborted=True)
         tokens = tokens[: sampling.get("max_tokens")]

@@ -1,0 +1,188 @@
+"""What lost sessions do to the gradient, to the run and to validation; with verl's own advantages and loss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("verl", reason="needs verl")
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from tensordict import TensorDict
+from transfer_queue import KVBatchMeta
+from verl import DataProto
+from verl.trainer.ppo.core_algos import compute_policy_loss_vanilla
+from verl.trainer.ppo.v1.utils import compute_advantage_for_multi_trajectories
+
+from verl_toolrl.errors import ConfigError, InfrastructureError
+from verl_toolrl.integrations import rollout_watch
+from verl_toolrl.integrations.lost_sessions import Groups
+from verl_toolrl.integrations.rollout_watch import RolloutWatch, small_groups
+
+
+def config(estimator: str = "grpo", rollouts: int = 4, **toolrl: Any) -> DictConfig:
+    return OmegaConf.create(
+        {
+            "algorithm": {"adv_estimator": estimator},
+            "actor_rollout_ref": {"rollout": {"n": rollouts, "val_kwargs": {"n": 2}}},
+            "trainer": {"default_local_dir": "run/checkpoints", "toolrl": toolrl},
+        }
+    )
+
+
+@pytest.fixture
+def cleared(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """TransferQueue's part, which needs a cluster: nothing was reported, and what is cleared is noted."""
+    keys: list[str] = []
+    monkeypatch.setattr(rollout_watch, "take_lost", lambda: {"a_1": {"reason": "tool search: infra_error: refused"}})
+    monkeypatch.setattr(rollout_watch.tq, "kv_clear", lambda keys, partition_id, into=keys: into.extend(keys))
+    return keys
+
+
+def watch(cfg: DictConfig) -> RolloutWatch:
+    return RolloutWatch(cfg, cfg.trainer.toolrl)
+
+
+def batch(keys: Sequence[str]) -> KVBatchMeta:
+    return KVBatchMeta(keys=list(keys), tags=[{"seq_len": 4} for _ in keys], partition_id="train")
+
+
+WHOLE = [f"a_{i}_0" for i in range(4)]
+PARTLY = [f"b_{i}_0" for i in (0, 2, 3)]
+ALONE = ["c_3_0"]
+
+
+def test_groups_of_fewer_than_two_are_small() -> None:
+    # Two outputs of one session are one session.
+    assert {"c", "d"} == small_groups([*WHOLE, *PARTLY, *ALONE, "d_0_0", "d_0_1"], 2)
+
+
+def test_a_group_with_one_survivor_is_dropped_and_the_others_stay(cleared: list[str]) -> None:
+    kept = watch(config(max_lost_share=0.5)).keep_groups(batch([*WHOLE, *PARTLY, *ALONE]), groups=3)
+    assert [*WHOLE, *PARTLY] == kept.keys and ALONE == cleared
+
+
+@pytest.mark.parametrize("estimator", ["gae", "reinforce_plus_plus"])
+def test_an_estimator_that_compares_no_group_keeps_them_all(cleared: list[str], estimator: str) -> None:
+    kept = watch(config(estimator, max_lost_share=0.5)).keep_groups(batch([*WHOLE, *ALONE]), groups=2)
+    assert [*WHOLE, *ALONE] == kept.keys and [] == cleared
+
+
+def test_single_samples_are_no_small_groups(cleared: list[str]) -> None:
+    keys = ["a_0_0", "b_0_0", "c_0_0"]
+    assert keys == watch(config(rollouts=1)).keep_groups(batch(keys), groups=4).keys
+
+
+def test_a_step_that_lost_too_many_stops_the_run_with_the_reasons(cleared: list[str]) -> None:
+    with pytest.raises(InfrastructureError, match=r"5 of 8 sessions are lost .*1 x tool search: infra_error"):
+        watch(config(max_lost_share=0.5)).keep_groups(batch(PARTLY), groups=2)
+
+
+def test_a_step_without_a_group_of_two_stops_the_run(cleared: list[str]) -> None:
+    with pytest.raises(InfrastructureError, match="no group has two sessions left"):
+        watch(config(max_lost_share=1.0)).keep_groups(batch(ALONE), groups=2)
+
+
+@pytest.mark.parametrize("options", [{"max_lost_share": 1.5}, {"max_lost_share": "x"}, {"journal_steps": -1}])
+def test_a_wrong_option_is_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        watch(config(**options))
+
+
+# --- the gradient -----------------------------------------------------------------------------------------------------
+
+_LENGTH = 5
+
+
+def gradient(keys: Sequence[str], rewards: dict[str, float]) -> dict[str, torch.Tensor]:
+    """Gradient of verl's loss with respect to each trajectory's log-probabilities, summed over tokens, not averaged."""
+    generator = torch.Generator().manual_seed(0)
+    everything = {key: torch.randn(_LENGTH, generator=generator) for key in sorted(rewards)}
+    log_prob = torch.stack([everything[key] for key in keys]).requires_grad_()
+    mask = torch.ones(len(keys), _LENGTH)
+    scores = torch.zeros(len(keys), _LENGTH)
+    scores[:, -1] = torch.tensor([rewards[key] for key in keys])
+    tensors = TensorDict(
+        {"token_level_rewards": scores, "token_level_scores": scores, "response_mask": mask}, batch_size=len(keys)
+    )
+    data = DataProto(batch=tensors, non_tensor_batch={"uid": np.array([key[0] for key in keys], dtype=object)})
+    data = compute_advantage_for_multi_trajectories(data, batch_keys=list(keys), adv_estimator="grpo")
+    clip = SimpleNamespace(clip_ratio=0.2, clip_ratio_low=None, clip_ratio_high=None, global_batch_info={})
+    clip.get = lambda name, default=None: getattr(clip, name, default)
+    loss, _ = compute_policy_loss_vanilla(
+        log_prob.detach() + 0.01, log_prob, data.batch["advantages"], mask, config=clip
+    )
+    (loss * mask.sum()).backward()
+    assert log_prob.grad is not None
+    return dict(zip(keys, log_prob.grad))
+
+
+def test_the_gradient_of_whole_groups_is_untouched_by_sessions_that_others_lost(cleared: list[str]) -> None:
+    everyone = [f"{group}_{i}_0" for group in "abc" for i in range(4)]
+    rewards = {key: float(number % 3) for number, key in enumerate(everyone)}
+    before = gradient(everyone, rewards)
+    left = [*WHOLE, *PARTLY, *ALONE]  # b lost one session, c three
+    kept = watch(config(max_lost_share=0.5)).keep_groups(batch(left), groups=3)
+    after = gradient(kept.keys, rewards)
+    assert all(torch.equal(before[key], after[key]) for key in WHOLE)
+    # The survivors of b are compared with each other: as if the group had had three members.
+    alone = gradient(PARTLY, rewards)
+    assert all(torch.equal(alone[key], after[key]) for key in PARTLY)
+    # What would happen otherwise: a lost session that counts as 0 moves the others of its group.
+    as_zero = gradient([*WHOLE, "b_0_0", "b_1_0", "b_2_0", "b_3_0"], {**rewards, "b_1_0": -5.0})
+    assert not any(torch.equal(as_zero[key], after[key]) for key in PARTLY)
+
+
+def test_a_lone_survivor_would_have_trained_on_its_raw_reward() -> None:
+    """Why small groups are dropped: verl's GRPO takes the mean of a group of one for 0."""
+    rewards = {"c_3_0": 3.0}
+    assert gradient(ALONE, rewards)["c_3_0"].abs().sum() > 0
+
+
+# --- validation -------------------------------------------------------------------------------------------------------
+
+
+class Buffer:
+    def __init__(self, *batches: Sequence[str]) -> None:
+        self.batches = list(batches)
+
+    def sample(self, *, global_steps: int, partition_id: str, batch_size: int) -> tuple[KVBatchMeta, dict[str, Any]]:
+        return batch(self.batches.pop(0)), {}
+
+
+def validate(buffer: Buffer, **toolrl: Any) -> dict[str, float]:
+    sample = buffer.sample
+    with watch(config(**toolrl)).validation(buffer) as counts:
+        while buffer.batches:
+            buffer.sample(global_steps=1, partition_id="val", batch_size=2)
+    assert buffer.sample == sample
+    return counts
+
+
+def test_validation_says_how_many_sessions_its_figures_miss(cleared: list[str]) -> None:
+    # 2 prompts a batch, 2 samples a prompt.
+    counts = validate(Buffer(["a_0_0", "a_1_0", "b_0_0", "b_1_0"], ["c_0_0", "c_1_0", "d_1_0"]))
+    assert {"val-aux/lost_sessions": 1.0, "val-aux/lost_share": 1 / 8} == counts
+
+
+@pytest.mark.parametrize("batches", [([], []), (["a_0_0"], ["b_0_0"])])
+def test_a_validation_that_lost_too_many_stops_the_run(cleared: list[str], batches: Any) -> None:
+    with pytest.raises(InfrastructureError, match="validation: .* sessions are lost"):
+        validate(Buffer(*batches), max_lost_share=0.5)
+
+
+# --- counting in a worker ---------------------------------------------------------------------------------------------
+
+
+def test_only_the_last_session_of_a_prompt_can_find_that_all_are_lost() -> None:
+    groups, said = Groups(), []
+    with groups.session("u"), groups.session("v") as other:
+        with groups.session("u") as group:
+            said.append(group.all_lost_with_this_one())
+        said.append(other.all_lost_with_this_one())
+    assert [False, True] == said

@@ -1,0 +1,196 @@
+"""Token in, token out: what the engine sees and what trains, for the chat template of each supported family."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+from verl_toolrl.errors import ConfigError
+from verl_toolrl.formats import write_response
+from verl_toolrl.rollout import ChatTokens, Dialogue, Rollout, ScriptedEngine, TurnLimits, make_dialogue, run_dialogue
+from verl_toolrl.rollout.audit import audit
+from verl_toolrl.toolbox import Toolbox, tool
+from verl_toolrl.trajectory import StopReason, ToolCall
+
+# Which forms a family's template can be extended in, and how its models write calls.
+SUPPORTED = [
+    ("qwen2.5", "native", "hermes"),
+    ("qwen2.5", "toolrl", "toolrl"),
+    ("qwen2.5", "react", "react"),
+    ("qwen3", "native", "hermes"),
+    ("hermes", "native", "hermes"),
+    ("hermes", "toolrl", "toolrl"),
+    ("llama3", "native", "llama3_json"),
+    ("llama3", "toolrl", "toolrl"),
+    ("llama3", "react", "react"),
+    ("chatml", "toolrl", "toolrl"),
+    ("chatml", "react", "react"),
+]
+
+
+@tool(isolation="inline")
+def look_up(key: str) -> Any:
+    """Look something up.
+
+    Args:
+        key: What.
+    """
+    return {"quote": 'a "b" \n <tool_response>', "<|im_end|>": "<|eot_id|>", "key": key}
+
+
+@tool(isolation="inline")
+def echo(text: str) -> str:
+    """Return the text.
+
+    Args:
+        text: Any.
+    """
+    return text
+
+
+MakeTokenizer = Callable[[str], Any]
+
+
+def play(
+    make_tokenizer: MakeTokenizer, family: str, form: str, dialect: str, answers: Sequence[str], **limits: Any
+) -> tuple[Rollout, ChatTokens, Dialogue, ScriptedEngine, list[dict[str, Any]]]:
+    tokenizer = make_tokenizer(family)
+    chat, dialogue = ChatTokens(tokenizer), make_dialogue(form, dialect)
+    end = tokenizer.convert_tokens_to_ids("<|eot_id|>" if family == "llama3" else "<|im_end|>")
+    engine = ScriptedEngine(tokenizer, answers, stop_id=end)
+
+    async def run() -> tuple[Rollout, list[dict[str, Any]]]:
+        async with Toolbox([look_up, echo]) as box, box.session("t") as session:
+            rollout = await run_dialogue(
+                engine=engine,
+                chat=chat,
+                dialogue=dialogue,
+                session=session,
+                messages=[
+                    {"role": "system", "content": "Use the tools.\n{tools}"},
+                    {"role": "user", "content": "Go on."},
+                ],
+                limits=TurnLimits(**{"response_tokens": 4096, **limits}),
+                sampling={"logprobs": True},
+                request_id="t",
+            )
+            return rollout, session.schemas
+
+    rollout, schemas = asyncio.run(run())
+    return rollout, chat, dialogue, engine, schemas
+
+
+def answers_of(dialect: str) -> list[str]:
+    one = write_response([ToolCall("look_up", {"key": "x"})], dialect, thought="I look.")
+    two = write_response(
+        [ToolCall("echo", {"text": " a\n\n"}), ToolCall("look_up", {"key": "é"})], dialect, thought="Twice."
+    )
+    return [one, two, write_response([], dialect, thought="Done.", response="The answer is 7.")]
+
+
+@pytest.mark.parametrize(("family", "form", "dialect"), SUPPORTED)
+def test_each_prompt_extends_the_one_before_and_reads_as_the_template_renders(
+    make_tokenizer: MakeTokenizer, family: str, form: str, dialect: str
+) -> None:
+    answers = answers_of(dialect)
+    rollout, chat, dialogue, engine, schemas = play(make_tokenizer, family, form, dialect, answers)
+    assert StopReason.FINISHED is rollout.trajectory.stop_reason
+    assert answers == [step.text for step in rollout.trajectory.steps]
+    assert [1, 2, 0] == [len(step.results) for step in rollout.trajectory.steps]
+    messages: list[dict[str, Any]] = [dict(message) for message in rollout.trajectory.messages]
+    tools = schemas if form == "native" else None
+    for turn, prompt in enumerate(engine.prompts):
+        if turn:
+            before = engine.prompts[turn - 1]
+            start, end = rollout.trajectory.steps[turn - 1].span or (0, 0)
+            written = rollout.response_ids[start:end]
+            assert prompt[: len(before) + len(written)] == [*before, *written]
+            messages += [{"role": "assistant", "content": answers[turn - 1]}, *rollout.appended[turn - 1]]
+        assert chat.decode(prompt) == chat.render(messages, tools=tools)
+    assert [] == list(audit(rollout, chat, dialogue, schemas))
+
+
+@pytest.mark.parametrize(("family", "form", "dialect"), SUPPORTED)
+def test_no_token_of_a_tool_trains_and_no_token_of_the_model_is_masked(
+    make_tokenizer: MakeTokenizer, family: str, form: str, dialect: str
+) -> None:
+    answers = answers_of(dialect)
+    rollout, chat, *_ = play(make_tokenizer, family, form, dialect, answers)
+    end = "<|eot_id|>" if family == "llama3" else "<|im_end|>"
+    trained = [token for token, mask in zip(rollout.response_ids, rollout.response_mask) if mask]
+    assert "".join(answer + end for answer in answers) == chat.decode(trained)
+    assert rollout.logprobs == [-0.5 if mask else 0.0 for mask in rollout.response_mask]
+    # A tool's answer cannot end its own message: control tokens in it are broken up.
+    control = set(chat.tokenizer.all_special_ids)
+    for turn, (step, following) in enumerate(zip(rollout.trajectory.steps, rollout.trajectory.steps[1:])):
+        assert step.span and following.span
+        between = rollout.response_ids[step.span[1] : following.span[0]]
+        plain = chat.tail_ids(
+            [{**message, "content": "x"} for message in rollout.appended[turn]], chat.tokenizer.eos_token_id
+        )
+        assert sum(token in control for token in between) <= sum(token in control for token in plain)
+
+
+@pytest.mark.parametrize(("family", "form", "dialect"), SUPPORTED)
+def test_a_supported_template_has_no_problem_with_extension(
+    make_tokenizer: MakeTokenizer, family: str, form: str, dialect: str
+) -> None:
+    chat, dialogue = ChatTokens(make_tokenizer(family)), make_dialogue(form, dialect)
+    schemas = Toolbox([look_up, echo]).schemas()
+    assert [] == list(chat.extension_problems(*dialogue.probe(), tools=schemas if form == "native" else None))
+    assert chat.shows_tools(schemas) == (family != "chatml")
+
+
+@pytest.mark.parametrize("form", ["toolrl", "react"])
+def test_a_template_that_drops_earlier_thoughts_cannot_be_extended(make_tokenizer: MakeTokenizer, form: str) -> None:
+    chat, dialogue = ChatTokens(make_tokenizer("qwen3")), make_dialogue(form)
+    (problem,) = chat.extension_problems(*dialogue.probe())
+    assert "where the model has seen" in problem and "<think>" in problem
+
+
+def test_the_audit_finds_a_token_of_a_tool_that_trains(make_tokenizer: MakeTokenizer) -> None:
+    rollout, chat, dialogue, _, schemas = play(make_tokenizer, "qwen2.5", "native", "hermes", answers_of("hermes"))
+    masked = rollout.response_mask.index(0)
+    rollout.response_mask[masked] = 1
+    assert [f"token {masked} trains outside the span of a step"] == list(audit(rollout, chat, dialogue, schemas))
+
+
+def test_the_audit_finds_a_stream_that_the_template_would_not_render(make_tokenizer: MakeTokenizer) -> None:
+    rollout, chat, dialogue, _, schemas = play(make_tokenizer, "qwen2.5", "native", "hermes", answers_of("hermes"))
+    rollout.appended[0] = [{"role": "tool", "content": "something else"}]
+    (problem,) = audit(rollout, chat, dialogue, schemas)
+    assert "the template renders" in problem
+
+
+def test_llama_ends_a_message_with_its_own_tokens(make_tokenizer: MakeTokenizer) -> None:
+    tokenizer = make_tokenizer("llama3")
+    names = {tokenizer.convert_ids_to_tokens(token) for token in ChatTokens(tokenizer).stop_ids}
+    assert {"<|end_of_text|>", "<|eot_id|>", "<|eom_id|>"} == names
+
+
+def test_an_answer_that_the_engine_did_not_end_is_ended_by_the_template(make_tokenizer: MakeTokenizer) -> None:
+    chat = ChatTokens(make_tokenizer("qwen2.5"))
+    tail = [{"role": "tool", "content": "5"}]
+    end = chat.tokenizer.eos_token_id
+    assert [end, *chat.tail_ids(tail, end)] == chat.tail_ids(tail, 5)
+
+
+def test_a_tokenizer_without_a_template_is_refused(make_tokenizer: MakeTokenizer) -> None:
+    tokenizer = make_tokenizer("chatml")
+    tokenizer.chat_template = None
+    with pytest.raises(ConfigError, match="no chat template"):
+        ChatTokens(tokenizer)
+
+
+def test_the_samples_of_a_group_share_one_rendering(
+    make_tokenizer: MakeTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chat = ChatTokens(make_tokenizer("qwen2.5"))
+    messages = [{"role": "user", "content": "x"}]
+    first = chat.prompt_ids(messages)
+    monkeypatch.setattr(chat, "render", lambda *args, **kwargs: pytest.fail("rendered again"))
+    second = chat.prompt_ids([{"role": "user", "content": "x"}])
+    assert first == second and first is not second

@@ -60,19 +60,19 @@ class SchemaPhrases:
         """Return a question that names every argument and its value."""
         does = self._does
         small = does[:1].lower() + does[1:] if does[1:2].islower() else does
+        if not arguments:
+            plain = (f"{does}.", f"Please {small}.", f"I need you to {small}.", f"{does}, please.", f"Now {small}.")
+            return plain[wording % GENERIC_WORDINGS]
         pairs = [(_noun(key), _quoted(value)) for key, value in arguments.items()]
         said = _listed([f"{noun} {value}" for noun, value in pairs])
         colons = ", ".join(f"{noun}: {value}" for noun, value in pairs)
-        if not pairs:
-            forms = (f"{does}.", f"Please {small}.", f"I need you to {small}.", f"{does}, please.", f"Now {small}.")
-        else:
-            forms = (
-                f"{does}, with {said}.",
-                f"Please {small}. {colons[:1].upper()}{colons[1:]}.",
-                f"I need you to {small}. The values are: {colons}.",
-                f"{does}: {said}.",
-                f"With {said}, {small}.",
-            )
+        forms = (
+            f"{does}, with {said}.",
+            f"Please {small}. {colons[:1].upper()}{colons[1:]}.",
+            f"I need you to {small}. The values are: {colons}.",
+            f"{does}: {said}.",
+            f"With {said}, {small}.",
+        )
         return forms[wording % GENERIC_WORDINGS]
 
 

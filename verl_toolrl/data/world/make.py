@@ -10,7 +10,7 @@ from random import Random
 from typing import Any
 
 from verl_toolrl.data.rlla import rl_row, sft_row
-from verl_toolrl.data.world.offers import described, offer, unrelated
+from verl_toolrl.data.world.offers import described, finds_anything, offer, unrelated
 from verl_toolrl.data.world.prompts import (
     STYLES,
     Turn,
@@ -245,7 +245,7 @@ class _Maker:
         if free and draw.random() < 0.5:
             ask = subject.ask(draw, held_out=held_out)
             return unserved_task(ask.text, new_wording=ask.new_wording), offer(draw, (), free, size)
-        tools = offer(draw, (), self.seen, size)
+        tools = offer(draw, (), [tool for tool in self.seen if not finds_anything(tool)], size)
         wish = some_wish(draw, described(tools))
         return None if wish is None else (unserved_task(wish), tools)
 
@@ -273,14 +273,20 @@ class _Maker:
 
     def _messages(self, task: Task, tools: Sequence[Tool], draw: Random) -> list[dict[str, str]]:
         history: list[Turn] = []
+        shortest = 0
         while True:
             if self.spec.format == "native":
                 messages = native_messages(task, history=history)
             else:
                 messages = toolrl_messages(task, tools, style=self.spec.style, history=history)
-            if self.count(messages) >= self.spec.min_prompt:
+            length = self.count(messages)
+            shortest = shortest or length
+            if length >= self.spec.min_prompt:
                 return messages
-            history.append(self._turn(draw))
+            # Turns are about equally long: as many as are missing come at once, because measuring is what takes time.
+            per_turn = max(1.0, (length - shortest) / len(history)) if history else self.spec.min_prompt
+            missing = int((self.spec.min_prompt - length) / per_turn)
+            history += [self._turn(draw) for _ in range(max(1, missing))]
 
     def _turn(self, draw: Random) -> Turn:
         said, answer = answer_in_text(draw)

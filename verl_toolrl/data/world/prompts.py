@@ -152,8 +152,8 @@ def _parameter(schema: Any, short: bool, *, optional: bool) -> dict[str, Any] | 
     says = " ".join(str(schema.get("description") or "").split())
     values = schema.get("enum")
     if short:
-        says = re.split(r"[:;] ", first_sentence(says))[0]
-        says = says if len(says) <= _CLAUSE else says.split(", ")[0]
+        says = re.split(r": ", first_sentence(says))[0]
+        says = says if len(says) <= _CLAUSE else re.split("[,;] ", says)[0]
     if isinstance(values, list) and (not short or len(values) <= 4):
         says = f"{says.rstrip('.')}: {', '.join(map(str, values))}".removeprefix(": ")
     kind = _kind(schema)

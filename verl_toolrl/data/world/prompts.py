@@ -174,10 +174,10 @@ def _kind(schema: Mapping[str, Any]) -> str:
         kind = next((each for each in kind if each != "null"), "null")
     if kind is None:
         options = [each for each in schema.get("anyOf", schema.get("oneOf", ())) if isinstance(each, Mapping)]
-        kind = next((each["type"] for each in options if each.get("type") not in (None, "null")), None)
-        kind = kind or (
-            "object" if "properties" in schema or "$ref" in schema else "string" if "enum" in schema else "any"
-        )
+        typed = [each for each in options if each.get("type") not in (None, "null")]
+        if typed:
+            return _kind(typed[0])
+        kind = "object" if "properties" in schema or "$ref" in schema else "string" if "enum" in schema else "any"
     if kind == "array" and isinstance(schema.get("items"), Mapping) and isinstance(schema["items"].get("type"), str):
         return f"List[{schema['items']['type']}]"
     return str(kind)

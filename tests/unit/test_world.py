@@ -159,7 +159,9 @@ def test_what_makes_no_sense_is_refused_with_the_nearest_name(options: dict[str,
 
 def test_more_rows_than_there_are_questions_is_refused() -> None:
     with pytest.raises(DatasetError, match="no new question of kind 'one'"):
-        make_world(WorldSpec(toolset="sqlite_db", train=5000, unseen=0, mix={Kind.ONE: 1}, no_tool=0))
+        make_world(
+            WorldSpec(toolset="sqlite_db", seen=0, unseen=0, no_tool=0, unseen_tools=("query",), mix={Kind.ONE: 1})
+        )
 
 
 def test_kinds_come_in_the_proportion_asked_for() -> None:

@@ -101,21 +101,26 @@ def _print(world: World, output: Path, numbers: dict[str, dict[str, Any]]) -> No
     from rich.console import Console
     from rich.table import Table
 
+    from verl_toolrl.data.world import Kind
+
     console = Console(highlight=False)
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1))
     unit = next(iter(numbers.values()))["length_unit"] if numbers else "words"
-    for column in ("file", "rows", "tools", "calls", "parameters", f"prompt in {unit}: min", "median", "p95", "max"):
-        table.add_column(column, justify="left" if column == "file" else "right")
+    table = Table(
+        title=f"{world.spec.toolset}, seed {world.spec.seed}; length of prompts in {unit}",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1),
+    )
+    for column in ("", "rows", "tools", "calls", "parameters", "shortest", "median", "95 %", "longest"):
+        table.add_column(column, justify="right" if column else "left")
     for split, found in numbers.items():
         cells = [found[key] for key in ("rows", "tools", "calls", "parameters")]
-        table.add_row(f"{split}.parquet", *map(str, (*cells, *found["prompt_length"].values())))
+        table.add_row(split, *map(str, (*cells, *found["prompt_length"].values())))
     console.print(table)
-    kinds = {
-        split: ", ".join(f"{kind} {rows}" for kind, rows in found["kinds"].items()) for split, found in numbers.items()
-    }
-    for split, text in kinds.items():
-        new = numbers[split]["new_wordings"]
-        console.print(f"{split}: {text}" + (f"; {new} in wordings that training never shows" if new else ""))
+    for split, found in numbers.items():
+        kinds = ", ".join(f"{kind.value} {found['kinds'][kind.value]}" for kind in Kind if kind.value in found["kinds"])
+        new = f"; {found['new_wordings']} in new words" if found["new_wordings"] else ""
+        console.print(f"{split}: {kinds}{new}", soft_wrap=True)
     if world.unseen_tools:
-        console.print(f"unseen tools: {', '.join(world.unseen_tools)}")
-    console.print(f"written to {output}, with world.json")
+        console.print(f"unseen tools: {', '.join(world.unseen_tools)}", soft_wrap=True)
+    console.print(f"written to {output}, with world.json", soft_wrap=True)

@@ -14,6 +14,7 @@ from typing import Any
 from verl.experimental.agent_loop.agent_loop import AgentLoopOutput, register
 from verl.experimental.agent_loop.single_turn_agent_loop import SingleTurnAgentLoop
 
+from verl_toolrl.formats.tool_list import read_tools
 from verl_toolrl.integrations import rollout_loops  # noqa: F401  registers the loops of several turns
 from verl_toolrl.integrations.rollout_engine import SEED_KEY, request_seed
 
@@ -22,9 +23,10 @@ __all__ = ["SeededSingleTurnAgentLoop", "request_seed"]
 
 @register("toolrl_single_turn")
 class SeededSingleTurnAgentLoop(SingleTurnAgentLoop):
-    """verl's single-turn loop, with a seed for each request."""
+    """verl's single-turn loop, with a seed for each request, and a row's column `tools` in the chat template."""
 
     async def run(self, sampling_params: dict[str, Any], priority: int = 0, **kwargs: Any) -> AgentLoopOutput:
+        self._tools = _tools_of(kwargs.get("tools"))
         key = SEED_KEY.get(self.rollout_config.name)
         if key is not None and sampling_params.get("temperature", 1.0) > 0:
             extra_info = kwargs.get("extra_info") or {}
@@ -37,3 +39,14 @@ class SeededSingleTurnAgentLoop(SingleTurnAgentLoop):
             )
             sampling_params = {**sampling_params, key: seed}
         return await super().run(sampling_params, priority=priority, **kwargs)
+
+    async def ct_build_initial_tokens(self, *args: Any, **kwargs: Any) -> list[int]:
+        """Tokenise the prompt as verl does, whose single-turn loop knows no tools of a row."""
+        found: list[int] = await super().ct_build_initial_tokens(*args, **{"tools": self._tools, **kwargs})
+        return found
+
+
+def _tools_of(value: Any) -> list[dict[str, Any]] | None:
+    """Return the schemas of a column `tools` (a list, or its JSON text) in OpenAI form, None where there are none."""
+    found = [{"type": "function", "function": dict(tool)} for tool in read_tools(value, "column tools")]
+    return found or None

@@ -53,6 +53,15 @@ NAMES: tuple[VerlName, ...] = (
         "seeds for each request",
         *("sampling_params", "priority"),
     ),
+    _name(
+        "verl.experimental.agent_loop.agent_loop:AgentLoopBase.ct_build_initial_tokens",
+        "tools of a row in the chat template",
+        *("messages", "tools"),
+    ),
+    _name(
+        "verl.utils.dataset.multiturn_sft_dataset:MultiTurnSFTDataset._read_files_and_process",
+        "tools of a supervised row in the chat template",
+    ),
     _name("verl.trainer.ppo.v1:register_trainer", "names of trainers", "name"),
     _name("verl.trainer.ppo.v1:get_trainer_cls", "doctor", "name"),
     _name("verl.trainer.ppo.v1:PPOTrainerSync", "base of toolrl_sync"),

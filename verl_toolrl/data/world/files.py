@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -9,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from verl_toolrl.data.world.make import World, count_words
+from verl_toolrl.data.world.make import World, count_words, prompt_length
 from verl_toolrl.errors import ConfigError
 
 __all__ = ["PERCENTILES", "split_numbers", "write_world"]
@@ -45,7 +46,13 @@ def write_world(world: World, folder: Path) -> dict[str, Path]:
 def _manifest(world: World) -> dict[str, Any]:
     spec = asdict(world.spec)
     spec["mix"] = {kind.value: share for kind, share in world.spec.mix.items()}
-    made = {"spec": spec, "seen_tools": world.seen_tools, "unseen_tools": world.unseen_tools}
+    rows = json.dumps(world.splits, sort_keys=True, ensure_ascii=True)
+    made = {
+        "spec": spec,
+        "seen_tools": world.seen_tools,
+        "unseen_tools": world.unseen_tools,
+        "sha256": hashlib.sha256(rows.encode()).hexdigest(),
+    }
     found: dict[str, Any] = json.loads(json.dumps(made))
     return found
 
@@ -65,26 +72,22 @@ def _refuse_other_data(folder: Path, manifest: Mapping[str, Any]) -> None:
     if other != manifest:
         old, new = other.get("spec", {}), manifest["spec"]
         changed = [f"{key} {old.get(key)} there, {new[key]} here" for key in new if old.get(key) != new[key]]
-        raise ConfigError(
-            f"{folder}: holds rows made otherwise ({'; '.join(changed) or 'other tools'}); name a new folder"
-        )
+        reason = "; ".join(changed) or "from other tools, or by another version"
+        raise ConfigError(f"{folder}: holds rows made otherwise ({reason}); name a new folder")
 
 
-def split_numbers(
-    world: World, split: str, *, count_tokens: Callable[[Sequence[Mapping[str, str]]], int] | None = None
-) -> dict[str, Any]:
+def split_numbers(world: World, split: str, *, count_tokens: Callable[..., int] | None = None) -> dict[str, Any]:
     """Return what a split holds: rows, calls, parameters, kinds, tools, lengths of prompts by percentile.
 
     Args:
         world: The rows.
         split: Which of them.
-        count_tokens: Length of messages in tokens; words are counted without it.
+        count_tokens: As for `make_world`; words are counted without it.
     """
     tasks, rows = world.tasks[split], world.splits[split]
     calls = [call for task in tasks for call in task.calls]
     measure = count_tokens or count_words
-    prompts = [row["prompt"] if "prompt" in row else row["messages"][:-1] for row in rows]
-    lengths = sorted(map(measure, prompts))
+    lengths = sorted(prompt_length(row, measure) for row in rows)
     return {
         "rows": len(rows),
         "calls": len(calls),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from random import Random
@@ -23,7 +24,7 @@ _TRIES = 50
 
 def first_sentence(text: str) -> str:
     """Return the first sentence of a description, without line breaks and the full stop."""
-    return re.split(r"(?<=[^.A-Z])\.(?:\s|$)|\n\s*\n", " ".join(text.split()), maxsplit=1)[0].rstrip(". ")
+    return re.split(r"\.\s+(?=[A-Z0-9])", " ".join(text.split()), maxsplit=1)[0].rstrip(". ")
 
 
 class SchemaPhrases:
@@ -38,7 +39,7 @@ class SchemaPhrases:
 
     def __init__(self, tool: Tool) -> None:
         self._name = tool.name
-        self._does = first_sentence(tool.schema.description)
+        self._does = _as_a_wish(first_sentence(tool.schema.description))
         self._schema: Mapping[str, Any] = checkable(tool.schema.parameters)
         self._validator = compile_schema(self._schema, f"tool {tool.name!r}")
         self.draw(Random(0))
@@ -60,20 +61,33 @@ class SchemaPhrases:
         """Return a question that names every argument and its value."""
         does = self._does
         small = does[:1].lower() + does[1:] if does[1:2].islower() else does
+        if not arguments:
+            plain = (
+                f"{does}.",
+                f"Now I want this: {small}.",
+                f"What I need: {small}.",
+                f"{does}, please.",
+                f"Do this: {small}.",
+            )
+            return plain[wording % GENERIC_WORDINGS]
         pairs = [(_noun(key), _quoted(value)) for key, value in arguments.items()]
         said = _listed([f"{noun} {value}" for noun, value in pairs])
         colons = ", ".join(f"{noun}: {value}" for noun, value in pairs)
-        if not pairs:
-            forms = (f"{does}.", f"Please {small}.", f"I need you to {small}.", f"{does}, please.", f"Now {small}.")
-        else:
-            forms = (
-                f"{does}, with {said}.",
-                f"Please {small}. {colons[:1].upper()}{colons[1:]}.",
-                f"I need you to {small}. The values are: {colons}.",
-                f"{does}: {said}.",
-                f"With {said}, {small}.",
-            )
+        forms = (
+            f"{does}, with {said}.",
+            f"I want this: {small}. {colons[:1].upper()}{colons[1:]}.",
+            f"What I need: {small}. The values are {said}.",
+            f"{does}: {said}.",
+            f"For {said}, do this: {small}.",
+        )
         return forms[wording % GENERIC_WORDINGS]
+
+
+def _as_a_wish(does: str) -> str:
+    """Turn what documentation says of a function into what a person wants: `Returns the sum` into `Tell me the sum`."""
+    does = re.sub(r"^(Return|Get|Retrieve|Fetch)(e?s)? ", "Tell me ", does)
+    verb = re.match(r"([A-Z][a-z]+?)(s|(?<=ch|sh|ss)es) (?=(?:the|a|an|all|one) )", does)
+    return f"{verb.group(1)}{does[verb.end() - 1 :]}" if verb else does
 
 
 def _noun(key: str) -> str:
@@ -81,6 +95,8 @@ def _noun(key: str) -> str:
 
 
 def _quoted(value: Any) -> str:
+    if isinstance(value, list):
+        return json.dumps(value, ensure_ascii=False)  # where one list ends and the next value begins must be clear
     text = spelled(value)
     return f'"{text}"' if isinstance(value, str) and re.search(r"[\s,:;.]", text) else text
 

@@ -10,7 +10,7 @@ from random import Random
 from typing import Any
 
 from verl_toolrl.data.rlla import rl_row, sft_row
-from verl_toolrl.data.world.offers import described, offer, unrelated
+from verl_toolrl.data.world.offers import described, finds_anything, offer, unrelated
 from verl_toolrl.data.world.prompts import (
     STYLES,
     Turn,
@@ -109,12 +109,13 @@ class World:
     unseen_tools: tuple[str, ...]
 
 
-def make_world(spec: WorldSpec, *, count_tokens: Callable[[Sequence[Mapping[str, str]]], int] | None = None) -> World:
+def make_world(spec: WorldSpec, *, count_tokens: Callable[..., int] | None = None) -> World:
     """Make the rows.
 
     Args:
         spec: What to make.
-        count_tokens: Length of messages in tokens, for `min_prompt`; words are counted without it.
+        count_tokens: Length in tokens of messages, and of the tools for the chat template where a row has such, for
+            `min_prompt`; words are counted without it.
 
     Returns:
         Splits in which no question stands twice.
@@ -140,9 +141,16 @@ def make_world(spec: WorldSpec, *, count_tokens: Callable[[Sequence[Mapping[str,
     return world
 
 
-def count_words(messages: Sequence[Mapping[str, str]]) -> int:
-    """Return the number of words of all messages."""
-    return sum(len(message["content"].split()) for message in messages)
+def count_words(messages: Sequence[Mapping[str, str]], tools: Any = ()) -> int:
+    """Return the number of words of all messages, and of the JSON text of the tools."""
+    words = len(json.dumps(tools).split()) if tools else 0
+    return words + sum(len(message["content"].split()) for message in messages)
+
+
+def prompt_length(row: Mapping[str, Any], count: Callable[..., int]) -> int:
+    """Measure the prompt of an RL row, or all but the answer of an SFT row; tools for the chat template included."""
+    messages = row["prompt"] if "prompt" in row else row["messages"][:-1]
+    return count(messages, json.loads(row["tools"])) if "tools" in row else count(messages)
 
 
 def _tools_of(toolset: str) -> list[Tool]:
@@ -164,9 +172,7 @@ def _tools_of(toolset: str) -> list[Tool]:
 
 
 class _Maker:
-    def __init__(
-        self, spec: WorldSpec, tools: Sequence[Tool], count: Callable[[Sequence[Mapping[str, str]]], int]
-    ) -> None:
+    def __init__(self, spec: WorldSpec, tools: Sequence[Tool], count: Callable[..., int]) -> None:
         self.spec, self.tools, self.count = spec, tools, count
         hidden = choose_unseen(tools, spec.unseen_tools, Random(f"{spec.seed}/unseen"))
         self.seen = [tool for tool in tools if tool.name not in hidden]
@@ -196,7 +202,7 @@ class _Maker:
             self.asked.add(question_key(task.question))
             self.tasks[split].append(task)
             self.offered[split].append([tool.name for tool in tools])
-            self.rows[split].append(self._row(split, task, tools, draw))
+            self.rows[split].append(self._row(split, task, tools))
 
     def _possible(self, kind: Kind, pool: Sequence[Tool]) -> bool:
         """Whether some tool of the pool can be asked for in this way: not every tool has a value to work out."""
@@ -245,14 +251,15 @@ class _Maker:
         if free and draw.random() < 0.5:
             ask = subject.ask(draw, held_out=held_out)
             return unserved_task(ask.text, new_wording=ask.new_wording), offer(draw, (), free, size)
-        tools = offer(draw, (), self.seen, size)
+        tools = offer(draw, (), [tool for tool in self.seen if not finds_anything(tool)], size)
         wish = some_wish(draw, described(tools))
         return None if wish is None else (unserved_task(wish), tools)
 
-    def _row(self, split: str, task: Task, tools: Sequence[Tool], draw: Random) -> dict[str, Any]:
+    def _row(self, split: str, task: Task, tools: Sequence[Tool]) -> dict[str, Any]:
         native, index = self.spec.format == "native", len(self.rows[split])
         schemas = json.dumps([tool.schema.to_dict() for tool in tools], ensure_ascii=False)
-        messages = self._messages(task, tools, draw)
+        names = [tool.name for tool in tools]
+        messages = self._messages(task, tools, Random(f"{self.spec.seed}/{split}/{index}/earlier turns"))
         if split == "sft" and not native:
             return sft_row(_raw(messages, truth(task)), index=index)
         if split == "sft":
@@ -266,21 +273,28 @@ class _Maker:
             "kind": task.kind.value,
             "new_wording": task.new_wording,
             "tools": schemas,
-            "tool_selection": [tool.name for tool in tools],
-            "state": json.dumps(task.state, ensure_ascii=False),
+            "session": json.dumps({"tools": names, "state": task.state}, ensure_ascii=False),
+            "tool_selection": names,
         }
         return {**row, "tools": schemas} if native else row
 
     def _messages(self, task: Task, tools: Sequence[Tool], draw: Random) -> list[dict[str, str]]:
         history: list[Turn] = []
+        shortest = 0
         while True:
             if self.spec.format == "native":
                 messages = native_messages(task, history=history)
+                length = self.count(messages, [tool.schema.to_dict() for tool in tools]) if self.spec.min_prompt else 0
             else:
                 messages = toolrl_messages(task, tools, style=self.spec.style, history=history)
-            if self.count(messages) >= self.spec.min_prompt:
+                length = self.count(messages) if self.spec.min_prompt else 0
+            shortest = shortest or length
+            if length >= self.spec.min_prompt:
                 return messages
-            history.append(self._turn(draw))
+            # Half of what seems to be missing comes at once, because measuring is what takes time.
+            per_turn = max(1.0, (length - shortest) / len(history)) if history else self.spec.min_prompt
+            missing = int((self.spec.min_prompt - length) / per_turn / 2)
+            history += [self._turn(draw) for _ in range(max(1, missing))]
 
     def _turn(self, draw: Random) -> Turn:
         said, answer = answer_in_text(draw)

@@ -8,7 +8,7 @@ from random import Random
 
 from verl_toolrl.toolbox import Tool
 
-__all__ = ["described", "could_serve", "offer", "unrelated"]
+__all__ = ["could_serve", "described", "finds_anything", "offer", "unrelated"]
 
 _RIVALS = tuple(
     frozenset(pair)
@@ -24,8 +24,10 @@ _RIVALS = tuple(
 )
 """Ready-made tools of which either can do some of the other's work, by the names of their functions."""
 
-_OPEN_ENDED = re.compile(r"\b(search|browse|sql|query|python|code|script|shell|command|http|fetch|web|expression)")
-"""Tools that can be turned to nearly anything; next to them no wish is beyond all tools."""
+_FINDS_ANYTHING = re.compile(r"\b(search|browse|web|http|fetch|python|code|script|shell|command)")
+"""Tools that may find or do nearly anything; next to them no wish is beyond all tools."""
+_OPEN_ENDED = re.compile(r"\b(sql|query|expression)")
+"""Tools that might stand in for another of their set; next to them none of it is missing."""
 _COMMON = frozenset(
     "a an and as at by for from get given in into is it its list look make of on one or return set show some tell text "
     "that the this to up use value what which with add find create update delete remove".split()
@@ -42,6 +44,11 @@ def could_serve(other: Tool, wanted: Tool) -> bool:
     return frozenset((_function(other), _function(wanted))) in _RIVALS
 
 
+def finds_anything(tool: Tool) -> bool:
+    """Whether somebody might turn to the tool for a wish that no tool grants."""
+    return _FINDS_ANYTHING.search(described([tool])) is not None
+
+
 def unrelated(other: Tool, wanted: Tool) -> bool:
     """Whether nobody would think of `other` where `wanted` is missing.
 
@@ -49,7 +56,7 @@ def unrelated(other: Tool, wanted: Tool) -> bool:
     """
     if other.name == wanted.name or could_serve(other, wanted) or (other.domain and other.domain == wanted.domain):
         return False
-    if _OPEN_ENDED.search(described([other])):
+    if finds_anything(other) or _OPEN_ENDED.search(described([other])):
         return False
     return not _words(other.name) & _words(wanted.name) and len(_topic(other) & _topic(wanted)) < 2
 

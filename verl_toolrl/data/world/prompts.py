@@ -152,8 +152,8 @@ def _parameter(schema: Any, short: bool, *, optional: bool) -> dict[str, Any] | 
     says = " ".join(str(schema.get("description") or "").split())
     values = schema.get("enum")
     if short:
-        says = re.split(r"[:;] ", first_sentence(says))[0]
-        says = says if len(says) <= _CLAUSE else says.split(", ")[0]
+        says = re.split(r": ", first_sentence(says))[0]
+        says = says if len(says) <= _CLAUSE else re.split("[,;] ", says)[0]
     if isinstance(values, list) and (not short or len(values) <= 4):
         says = f"{says.rstrip('.')}: {', '.join(map(str, values))}".removeprefix(": ")
     kind = _kind(schema)
@@ -174,10 +174,10 @@ def _kind(schema: Mapping[str, Any]) -> str:
         kind = next((each for each in kind if each != "null"), "null")
     if kind is None:
         options = [each for each in schema.get("anyOf", schema.get("oneOf", ())) if isinstance(each, Mapping)]
-        kind = next((each["type"] for each in options if each.get("type") not in (None, "null")), None)
-        kind = kind or (
-            "object" if "properties" in schema or "$ref" in schema else "string" if "enum" in schema else "any"
-        )
+        typed = [each for each in options if each.get("type") not in (None, "null")]
+        if typed:
+            return _kind(typed[0])
+        kind = "object" if "properties" in schema or "$ref" in schema else "string" if "enum" in schema else "any"
     if kind == "array" and isinstance(schema.get("items"), Mapping) and isinstance(schema["items"].get("type"), str):
         return f"List[{schema['items']['type']}]"
     return str(kind)

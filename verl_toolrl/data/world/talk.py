@@ -26,7 +26,7 @@ _SMALL_TALK = (
 
 _ANIMALS = ("cat", "dog", "parrot", "rabbit", "turtle", "goat", "pony", "hamster")
 _COLOURS = ("red", "blue", "green", "yellow", "white", "black", "brown", "purple")
-_PLACES = ("kitchen", "garden", "cellar", "attic", "garage", "hall", "balcony", "barn")
+_PLACES = ("kitchen", "garden", "cellar", "attic", "garage", "hall", "library", "barn")
 _THINGS = ("bicycle", "coat", "guitar", "suitcase", "tent", "kite", "drum", "bag")
 _DISHES = ("soup", "rice", "pasta", "salad", "fish", "pancakes", "beans", "pizza")
 
@@ -73,15 +73,18 @@ _WISHES = (
     Wish("Order a pizza for {who} and send it to {city}.", ("order", "food", "pizza", "deliver")),
     Wish("Switch off the lamp in the room of {who}.", ("switch", "light", "smart", "device")),
     Wish("Take a photo of {who} and me in {city}.", ("photo", "camera", "image", "picture")),
-    Wish("Call a taxi that takes {who} to {city}.", ("taxi", "ride", "car", "call")),
+    Wish("Call a taxi that takes {who} to {city}.", ("taxi", "ride", "car ", "call")),
     Wish("Will it rain in {city} when {who} arrives?", ("weather", "rain", "forecast")),
-    Wish("Send {who} a text message: I am in {city}.", ("message", "sms", "mail", "send")),
+    Wish("Send {who} a text message: I am in {city}.", ("message", "sms", "mail", "send", "phone", "contact")),
     Wish("Print my letter to {who} in {city}.", ("print", "letter", "document")),
     Wish("Translate the letter of {who} from {city} into Finnish.", ("translat", "language")),
     Wish("Draw a picture of {city} for {who}.", ("draw", "image", "picture", "paint")),
     Wish("Turn the heating up before {who} comes home from {city}.", ("heat", "temperature", "thermostat", "smart")),
-    Wish("Wake me at six, the train of {who} to {city} leaves early.", ("alarm", "wake", "remind", "timer")),
-    Wish("Unlock the car of {who} in {city}.", ("unlock", "car", "vehicle", "door")),
+    Wish(
+        "Wake me at six, the train of {who} to {city} leaves early.",
+        ("alarm", "wake", "remind", "timer", "appointment"),
+    ),
+    Wish("Unlock the car of {who} in {city}.", ("unlock", "car ", "vehicle", "door")),
 )
 
 

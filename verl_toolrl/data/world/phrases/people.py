@@ -76,12 +76,16 @@ CONTACTS = (
         wordings=(
             "Change the {field} of {name} to {value}.",
             "The {field} of {name} is now {value}. Change it in my contacts.",
-            "My contact {name} has a new {field}: {value}.",
+            "My contact {name} has a new {field}: {value}. Please update it.",
             "Set the {field} of my contact {name} to {value}.",
         ),
         lookups=(
             Lookup("value", "{who} has the {field} {value}", "Change the {field} of {name} to that of {who}."),
-            Lookup("name", "{who} works with {value}", "Whom {who} works with has a new {field}: {value}. Change it."),
+            Lookup(
+                "name",
+                "{who} works with {value}",
+                "The contact who works with {who} has a new {field}: {value}. Change it.",
+            ),
         ),
         state=_known,
     ),

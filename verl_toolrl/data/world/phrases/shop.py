@@ -30,7 +30,7 @@ def _stock(call: Mapping[str, Any]) -> dict[str, Any]:
 
 def _boxes(draw: Random) -> tuple[str, dict[str, Any]]:
     item, boxes, pieces = draw.choice(GOODS), draw.randint(2, 9), draw.randint(2, 12)
-    text = f"{boxes} boxes with {pieces} pieces of {item} each have arrived. Enter how many pieces that are."
+    text = f"{boxes} boxes with {pieces} pieces of {item} each have arrived. Add them all to the stock."
     return text, {"item": item, "quantity": boxes * pieces}
 
 
@@ -81,7 +81,9 @@ INVENTORY = (
             "The van brought {quantity} pieces of {item}. Enter them into the stock.",
         ),
         lookups=(
-            Lookup("quantity", "{who} brings {value} pieces", "Add to the stock the pieces of {item} of {who}."),
+            Lookup(
+                "quantity", "{who} brings {value} pieces", "Add to the stock as many pieces of {item} as {who} brings."
+            ),
             Lookup("item", "{who} delivers {value}", "Add {quantity} pieces of what {who} delivers to the stock."),
         ),
         computed=(_boxes, _two_deliveries),

@@ -27,7 +27,7 @@ def _back(draw: Random) -> tuple[str, dict[str, Any]]:
 
 def _delivery(draw: Random) -> tuple[str, dict[str, Any]]:
     day, first, second = some_date(draw), draw.randint(2, 20), draw.randint(2, 20)
-    text = f"From {day} on, building takes {first} days and then painting {second} days. Which date is that together?"
+    text = f"Building begins on {day} and takes {first} days, painting {second} more. Which date is it then?"
     return text, {"start": day, "amount": first + second, "unit": "days"}
 
 
@@ -58,12 +58,10 @@ def _next_day(draw: Random) -> tuple[str, dict[str, Any]]:
     return text, {"day": (day + timedelta(days=1)).isoformat()}
 
 
-def _birthday(draw: Random) -> tuple[str, dict[str, Any]]:
+def _move(draw: Random) -> tuple[str, dict[str, Any]]:
     first, second = draw.sample(SPEAKERS, 2)
     day = date.fromisoformat(some_date(draw)).replace(day=draw.randint(3, 26))
-    text = (
-        f"The party of {first} is on {day.isoformat()}, that of {second} a day later. On which weekday is the second?"
-    )
+    text = f"{first} moves on {day.isoformat()}, {second} one day later. On which weekday does {second} move?"
     return text, {"day": (day + timedelta(days=1)).isoformat()}
 
 
@@ -105,8 +103,8 @@ DATES = (
             "Is {day} a Monday, a Tuesday or what?",
             "Tell me the weekday of {day}.",
         ),
-        lookups=(Lookup("day", "{who} was born on {value}", "On which weekday was {who} born?"),),
-        computed=(_birthday,),
+        lookups=(Lookup("day", "{who} marries on {value}", "On which weekday does {who} marry?"),),
+        computed=(_move,),
     ),
 )
 

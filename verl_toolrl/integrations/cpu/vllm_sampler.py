@@ -66,4 +66,4 @@ def register() -> None:
         return draw(logits.softmax(dim=-1, dtype=torch.float32), generators), kept
 
     forward_cpu._draws_once = True  # type: ignore[attr-defined]
-    TopKTopPSampler.forward_cpu = forward_cpu
+    TopKTopPSampler.forward_cpu = forward_cpu  # type: ignore[method-assign]

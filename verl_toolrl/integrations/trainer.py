@@ -30,6 +30,7 @@ from verl_toolrl.errors import nearest
 from verl_toolrl.integrations.algorithm_options import ESTIMATOR_OPTIONS
 from verl_toolrl.integrations.chosen_platform import is_cpu_platform
 from verl_toolrl.integrations.estimators import StepInputs, estimator_options, step_inputs
+from verl_toolrl.integrations.log_probs import SampledLogProbsMixin, check_log_prob_sample
 from verl_toolrl.integrations.reward_info import group_metrics, training_metrics
 from verl_toolrl.integrations.reward_manager import reward_from_config
 from verl_toolrl.integrations.rollout_check import check_rollout
@@ -42,7 +43,7 @@ __all__ = ["ToolRLTrainerMixin"]
 logger = logging.getLogger(__name__)
 
 
-class ToolRLTrainerMixin:
+class ToolRLTrainerMixin(SampledLogProbsMixin):
     """What all three trainers share. Placed before a trainer of verl in the list of bases."""
 
     base_mode: str
@@ -72,6 +73,7 @@ class ToolRLTrainerMixin:
         return RolloutWatch(self.config, self._options())
 
     def _init_dataloader(self) -> None:
+        check_log_prob_sample(self.config)
         data = self.config.data
         max_rows = {"train": data.get("train_max_samples", -1), "val": data.get("val_max_samples", -1)}
         reward = reward_from_config(self.config)

@@ -12,6 +12,7 @@ __all__ = ["TRAINER_OPTIONS", "option_problem"]
 TRAINER_OPTIONS: dict[str, type] = {
     "poll_interval": float,
     "max_lost_share": float,
+    "log_prob_sample": int,
     "journal_steps": int,
     "journal_trajectories": int,
     "journal_megabytes": int,

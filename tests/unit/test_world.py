@@ -120,17 +120,23 @@ def test_the_prompt_lists_the_tools_that_the_row_offers(world: World) -> None:
         assert offered == [tool["name"] for tool in row_tools(row)] == row["extra_info"]["tool_selection"]
 
 
-def _leaking(change: Any) -> dict[str, Any]:
-    row = {"prompt": [{"role": "system", "content": "s"}, {"role": "user", "content": "<user> Sell 3 lamps. </user>"}]}
-    return {"train": [{"messages": [*row["prompt"], {"role": "assistant", "content": "x"}]}], "seen": [change(row)]}
+def _asking(said: str) -> dict[str, Any]:
+    return {"prompt": [{"role": "system", "content": "s"}, {"role": "user", "content": said}]}
 
 
 @pytest.mark.parametrize(
     "said", ["<user> Sell 3 lamps. </user>", "**Dialogue**\n<user> a </user>\n\n<user> sell 3  LAMPS </user>"]
 )
 def test_splits_that_share_a_question_are_refused(said: str) -> None:
-    splits = _leaking(lambda row: {"prompt": [row["prompt"][0], {"role": "user", "content": said}]})
+    trained = {"messages": [*_asking("<user> Sell 3 lamps. </user>")["prompt"], {"role": "assistant", "content": "x"}]}
     with pytest.raises(DatasetError, match="seen: row 0 asks the same as train: row 0"):
+        refuse_leaks({"train": [trained], "seen": [_asking(said)]})
+
+
+def test_a_training_row_that_asks_a_held_out_question_on_the_way_is_refused() -> None:
+    said = "<user> Sell 3 lamps. </user>\n\n<think> a </think>\n<response> b </response>\n\n<user> Thanks. </user>"
+    splits = {"train": [_asking(said)], "seen": [_asking("<user> Sell 3 lamps. </user>")]}
+    with pytest.raises(DatasetError, match="train: row 0 asks earlier in its dialogue the same as seen: row 0"):
         refuse_leaks(splits)
 
 

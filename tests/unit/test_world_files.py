@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,12 @@ from verl_toolrl.cli import app
 from verl_toolrl.data.rows import read_rows
 from verl_toolrl.data.world import Kind, World, WorldSpec, make_world
 from verl_toolrl.data.world.files import split_numbers
-from verl_toolrl.data.world.make import count_words, prompt_length
+from verl_toolrl.data.world.rows import count_words, prompt_length
 from verl_toolrl.data.world.splits import read_mix
 from verl_toolrl.errors import ConfigError
 from verl_toolrl.formats import parse_response
 from verl_toolrl.rewards.ground_truth import parse_ground_truth
+from verl_toolrl.toolbox import Budget, Toolbox
 
 SMALL = {"train": 12, "sft": 6, "seen": 8, "unseen": 4, "no_tool": 4}
 
@@ -109,6 +112,37 @@ def test_prompts_are_lengthened_by_earlier_turns_until_they_are_long_enough(form
         assert 1500 <= prompt_length(new, count_words) < 1600
         assert old["reward_model"] == new["reward_model"]
         assert new["prompt"][-1]["content"].endswith(old["prompt"][-1]["content"].split("\n")[-1])
+
+
+def test_earlier_turns_hold_calls_with_what_the_tools_answer() -> None:
+    world = small(min_prompt=1500, tools=(6, 6))
+    found = []
+    for row, offered in zip(world.splits["train"], world.offered["train"], strict=True):
+        for text, answer in re.findall(
+            r"(<think> [^<]* </think>\n<tool_call>.*?)\n<obs> (.*?) </obs>", _user(row), re.S
+        ):
+            (call,), (result,) = parse_response(text).calls, json.loads(answer)
+            assert call.name in offered and call.name == result["name"]
+            found.append((call, result["results"]))
+
+    async def ask() -> None:
+        async with Toolbox.load("quickstart") as box, box.session("t", budget=Budget(calls=len(found))) as session:
+            for call, result in found:
+                assert result == (await session.call(call)).value
+
+    assert len(found) > 20
+    asyncio.run(ask())
+
+
+def test_native_rows_give_what_tools_answered_as_messages_of_their_own() -> None:
+    world = small(format="native", min_prompt=1500, tools=(6, 6))
+    for row in world.splits["train"]:
+        roles = [message["role"] for message in row["prompt"]]
+        assert "tool" in roles and all(roles[at - 1] == "assistant" for at, role in enumerate(roles) if role == "tool")
+
+
+def _user(row: Any) -> str:
+    return str(row["prompt"][-1]["content"])
 
 
 def test_a_given_tokenizer_measures_lengths() -> None:

@@ -11,14 +11,17 @@ What is here, in the order in which a row comes about:
     asks.py       one need and the call that serves it      phrases/    how people say it, by hand, a file a domain
     generic.py    the same from a schema alone              talk.py     talk that needs no tool, wishes beyond any tool
     tasks.py      from needs to a whole question            offers.py   which tools stand on the list
-    prompts.py    from a question to messages               splits.py   sets of rows that share no question
-    make.py       all of it                                 files.py    rows to parquet, and what was made
+    prompts.py    from a question to messages               history.py  earlier turns of the dialogue
+    splits.py     sets of rows that share no question       spec.py     what to make
+    rows.py       from all that to a row                    make.py     all rows
+    files.py      rows to parquet, and what was made
 
 Rows depend on the seed and the tool set alone. Nothing of anybody's data set is in them.
 """
 
 from verl_toolrl.data.world.files import write_world
-from verl_toolrl.data.world.make import World, WorldSpec, make_world
+from verl_toolrl.data.world.make import World, make_world
+from verl_toolrl.data.world.spec import WorldSpec
 from verl_toolrl.data.world.splits import HELD_OUT, refuse_leaks
 from verl_toolrl.data.world.tasks import Kind
 

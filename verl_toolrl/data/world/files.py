@@ -10,7 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from verl_toolrl.data.world.make import World, count_words, prompt_length
+from verl_toolrl.data.world.make import World
+from verl_toolrl.data.world.rows import count_words, prompt_length
 from verl_toolrl.errors import ConfigError
 
 __all__ = ["PERCENTILES", "split_numbers", "write_world"]

@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from verl_toolrl.data.rlla import rl_row, sft_row
 from verl_toolrl.data.world.offers import described, finds_anything, offer, unrelated
-from verl_toolrl.data.world.prompts import (
-    STYLES,
-    Turn,
-    native_messages,
-    native_truth,
-    thought_of,
-    toolrl_messages,
-    truth,
-)
+from verl_toolrl.data.world.rows import RowWriter, count_words
+from verl_toolrl.data.world.spec import WorldSpec
 from verl_toolrl.data.world.splits import (
-    DEFAULT_MIX,
     HELD_OUT,
     SPLITS,
     choose_unseen,
@@ -30,68 +20,15 @@ from verl_toolrl.data.world.splits import (
     refuse_leaks,
     schedule,
 )
-from verl_toolrl.data.world.talk import answer_in_text, some_wish
+from verl_toolrl.data.world.talk import some_wish
 from verl_toolrl.data.world.tasks import Kind, Subject, Task, call_task, talk_task, unserved_task
-from verl_toolrl.errors import ConfigError, DatasetError, nearest
-from verl_toolrl.formats import get_dialect, write_response
+from verl_toolrl.errors import ConfigError, DatasetError
 from verl_toolrl.toolbox import Tool, Toolbox
 
-__all__ = ["FORMATS", "World", "WorldSpec", "make_world"]
+__all__ = ["World", "make_world"]
 
-FORMATS = ("toolrl", "native")
-"""ToolRL's prompt with the tools in it, or plain chat messages with the tools in a column of their own."""
 _TRIES = 60
 """Draws for one row before another tool is asked about."""
-
-
-@dataclass(frozen=True)
-class WorldSpec:
-    """What to make. The same spec and tool set give the same rows."""
-
-    toolset: str = "quickstart"
-    """A tool set as `Toolbox.load` takes it."""
-    seed: int = 1
-    train: int = 512
-    """Rows to train on by RL."""
-    sft: int = 64
-    """Rows for a supervised warm-up."""
-    seen: int = 256
-    """Held-out rows with calls of tools that training shows."""
-    unseen: int = 64
-    """Held-out rows with calls of tools that training does not show."""
-    no_tool: int = 64
-    """Held-out rows where no call is right."""
-    format: str = "toolrl"
-    style: str = "short"
-    """Of ToolRL's prompt."""
-    dialect: str = "hermes"
-    """In which the supervised rows of the native format write calls."""
-    tools: tuple[int, int] = (2, 3)
-    """Least and most tools on a list."""
-    max_calls: int = 2
-    """Calls at most in a row with parallel calls."""
-    mix: Mapping[Kind, float] = field(default_factory=lambda: dict(DEFAULT_MIX))
-    """Shares of the kinds."""
-    unseen_tools: tuple[str, ...] | None = None
-    """Names; None for about a fifth, chosen by the seed."""
-    min_prompt: int = 0
-    """Least length of a prompt: earlier turns of the dialogue are put in front until it is reached. In tokens if
-    `make_world` gets a tokenizer, else in words."""
-
-    def __post_init__(self) -> None:
-        for name in (*SPLITS, "min_prompt"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} must not be negative, found {getattr(self, name)}")
-        for name, known in (("format", FORMATS), ("style", STYLES)):
-            if getattr(self, name) not in known:
-                hint = nearest(getattr(self, name), known)
-                raise ConfigError(f"{name} must be one of {', '.join(known)}, found {getattr(self, name)!r}{hint}")
-        get_dialect(self.dialect)
-        least, most = self.tools
-        if not 1 <= least <= most:
-            raise ConfigError(f"tools on a list: wanted 1 <= least <= most, found {least} to {most}")
-        if self.max_calls < 2:
-            raise ConfigError(f"max_calls must be at least 2, found {self.max_calls}")
 
 
 @dataclass(frozen=True)
@@ -141,18 +78,6 @@ def make_world(spec: WorldSpec, *, count_tokens: Callable[..., int] | None = Non
     return world
 
 
-def count_words(messages: Sequence[Mapping[str, str]], tools: Any = ()) -> int:
-    """Return the number of words of all messages, and of the JSON text of the tools."""
-    words = len(json.dumps(tools).split()) if tools else 0
-    return words + sum(len(message["content"].split()) for message in messages)
-
-
-def prompt_length(row: Mapping[str, Any], count: Callable[..., int]) -> int:
-    """Measure the prompt of an RL row, or all but the answer of an SFT row; tools for the chat template included."""
-    messages = row["prompt"] if "prompt" in row else row["messages"][:-1]
-    return count(messages, json.loads(row["tools"])) if "tools" in row else count(messages)
-
-
 def _tools_of(toolset: str) -> list[Tool]:
     """Return the tools that rows may be about: all but those that end a trajectory, which no single turn calls."""
     box = Toolbox.load(toolset)
@@ -173,7 +98,7 @@ def _tools_of(toolset: str) -> list[Tool]:
 
 class _Maker:
     def __init__(self, spec: WorldSpec, tools: Sequence[Tool], count: Callable[..., int]) -> None:
-        self.spec, self.tools, self.count = spec, tools, count
+        self.spec, self.tools, self.writer = spec, tools, RowWriter(spec, count)
         hidden = choose_unseen(tools, spec.unseen_tools, Random(f"{spec.seed}/unseen"))
         self.seen = [tool for tool in tools if tool.name not in hidden]
         self.unseen = [tool for tool in tools if tool.name in hidden]
@@ -202,7 +127,8 @@ class _Maker:
             self.asked.add(question_key(task.question))
             self.tasks[split].append(task)
             self.offered[split].append([tool.name for tool in tools])
-            self.rows[split].append(self._row(split, task, tools))
+            listed = [self.subjects[tool.name] for tool in tools]
+            self.rows[split].append(self.writer.row(split, len(self.rows[split]), task, listed, taken=self.asked))
 
     def _possible(self, kind: Kind, pool: Sequence[Tool]) -> bool:
         """Whether some tool of the pool can be asked for in this way: not every tool has a value to work out."""
@@ -255,53 +181,6 @@ class _Maker:
         wish = some_wish(draw, described(tools))
         return None if wish is None else (unserved_task(wish), tools)
 
-    def _row(self, split: str, task: Task, tools: Sequence[Tool]) -> dict[str, Any]:
-        native, index = self.spec.format == "native", len(self.rows[split])
-        schemas = json.dumps([tool.schema.to_dict() for tool in tools], ensure_ascii=False)
-        names = [tool.name for tool in tools]
-        messages = self._messages(task, tools, Random(f"{self.spec.seed}/{split}/{index}/earlier turns"))
-        if split == "sft" and not native:
-            return sft_row(_raw(messages, truth(task)), index=index)
-        if split == "sft":
-            text = _native_target(task, tools, self.spec.dialect)
-            return {"messages": [*messages, {"role": "assistant", "content": text}], "tools": schemas}
-        raw = _raw(messages, native_truth(task) if native else truth(task))
-        source = f"world_{split}" if split in HELD_OUT else "world"
-        row = rl_row(raw, index=index, split=split, data_source=source)
-        row["prompt"] = messages
-        row["extra_info"] |= {
-            "kind": task.kind.value,
-            "new_wording": task.new_wording,
-            "tools": schemas,
-            "session": json.dumps({"tools": names, "state": task.state}, ensure_ascii=False),
-            "tool_selection": names,
-        }
-        return {**row, "tools": schemas} if native else row
-
-    def _messages(self, task: Task, tools: Sequence[Tool], draw: Random) -> list[dict[str, str]]:
-        history: list[Turn] = []
-        shortest = 0
-        while True:
-            if self.spec.format == "native":
-                messages = native_messages(task, history=history)
-                length = self.count(messages, [tool.schema.to_dict() for tool in tools]) if self.spec.min_prompt else 0
-            else:
-                messages = toolrl_messages(task, tools, style=self.spec.style, history=history)
-                length = self.count(messages) if self.spec.min_prompt else 0
-            shortest = shortest or length
-            if length >= self.spec.min_prompt:
-                return messages
-            # Half of what seems to be missing comes at once, because measuring is what takes time.
-            per_turn = max(1.0, (length - shortest) / len(history)) if history else self.spec.min_prompt
-            missing = int((self.spec.min_prompt - length) / per_turn / 2)
-            history += [self._turn(draw) for _ in range(max(1, missing))]
-
-    def _turn(self, draw: Random) -> Turn:
-        said, answer = answer_in_text(draw)
-        if self.spec.format == "native":
-            return said, answer
-        return said, write_response((), thought="I can answer without a tool.", response=answer)
-
 
 class _Turns:
     """Gives tools in random order, each as often as the others."""
@@ -314,12 +193,3 @@ class _Turns:
         if not self._left:
             self._left = self._draw.sample(self._tools, len(self._tools))
         return self._left.pop()
-
-
-def _raw(messages: Sequence[Mapping[str, str]], output: str) -> dict[str, str]:
-    return {"instruction": messages[0]["content"], "input": messages[-1]["content"], "output": output}
-
-
-def _native_target(task: Task, tools: Sequence[Tool], dialect: str) -> str:
-    schemas = [tool.schema.to_dict() for tool in tools]
-    return write_response(task.calls, dialect, thought=thought_of(task), response=task.answer, tools=schemas)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -17,14 +18,26 @@ from verl_toolrl.data.world.generic import first_sentence
 from verl_toolrl.data.world.tasks import Kind, Task
 from verl_toolrl.formats import write_response
 from verl_toolrl.toolbox import Tool
+from verl_toolrl.trajectory import ToolCall
 
 __all__ = ["STYLES", "Turn", "native_messages", "native_truth", "thought_of", "tool_list", "toolrl_messages", "truth"]
 
 STYLES = ("short", "full")
 """Forms of ToolRL's prompt: `short` saves tokens where they are dear, `full` says all that ToolRL's own prompt says."""
 
-Turn = tuple[str, str]
-"""What the user said earlier and what the model answered."""
+
+@dataclass(frozen=True)
+class Turn:
+    """An earlier turn of the dialogue."""
+
+    said: str
+    """By the user."""
+    answer: str
+    """By the model, in the end."""
+    calls: tuple[ToolCall, ...] = ()
+    results: tuple[Any, ...] = ()
+    """What the tools returned, one a call."""
+
 
 _SHORT = """You are a helpful assistant that solves tasks with tool calls.
 
@@ -74,13 +87,19 @@ _NATIVE = (
 )
 
 
+_WITHOUT = "I can answer without a tool."
+_AFTER = "The tool has answered."
+
+
 def thought_of(task: Task) -> str:
     """Return a short thought that leads to what is right."""
     if task.kind is Kind.TALK:
-        return "I can answer without a tool."
-    if task.kind is Kind.MISSING:
-        return "None of the tools can do this."
-    return f"I should use {' and '.join(dict.fromkeys(call.name for call in task.calls))}."
+        return _WITHOUT
+    return "None of the tools can do this." if task.kind is Kind.MISSING else _thought(task.calls)
+
+
+def _thought(calls: Sequence[ToolCall]) -> str:
+    return f"I should use {' and '.join(dict.fromkeys(call.name for call in calls))}."
 
 
 def truth(task: Task) -> str:
@@ -102,22 +121,48 @@ def toolrl_messages(
 ) -> list[dict[str, str]]:
     """Return system and user message of ToolRL's prompt."""
     system = (_FULL if style == "full" else _SHORT).format(tools=tool_list(tools, style=style))
-    turns = [f"<user> {said} </user>\n\n{answer}" for said, answer in history]
-    dialogue = "\n\n".join([*turns, f"<user> {task.question} </user>"])
+    dialogue = "\n\n".join([*map(_toolrl_turn, history), f"<user> {task.question} </user>"])
     return [
         {"role": "system", "content": system},
         {"role": "user", "content": f"**Dialogue Records History**\n{dialogue}"},
     ]
 
 
-def native_messages(task: Task, *, history: Sequence[Turn] = ()) -> list[dict[str, str]]:
-    """Return messages for a chat template that writes the tools itself."""
-    turns = [
-        {"role": role, "content": text}
-        for turn in history
-        for role, text in zip(("user", "assistant"), turn, strict=True)
-    ]
-    return [{"role": "system", "content": _NATIVE}, *turns, {"role": "user", "content": task.question}]
+def _toolrl_turn(turn: Turn) -> str:
+    parts = [f"<user> {turn.said} </user>"]
+    if turn.calls:
+        found = [{"name": call.name, "results": result} for call, result in zip(turn.calls, turn.results, strict=True)]
+        calls = write_response(turn.calls, thought=_thought(turn.calls))
+        parts.append(f"{calls}\n<obs> {json.dumps(found, ensure_ascii=False)} </obs>")
+    parts.append(write_response((), thought=_AFTER if turn.calls else _WITHOUT, response=turn.answer))
+    return "\n\n".join(parts)
+
+
+def native_messages(
+    task: Task,
+    *,
+    history: Sequence[Turn] = (),
+    dialect: str = "hermes",
+    schemas: Sequence[Mapping[str, Any]] = (),
+) -> list[dict[str, str]]:
+    """Return messages for a chat template that writes the tools itself.
+
+    Args:
+        task: Its question stands last.
+        history: Earlier turns; what tools returned is a message of role `tool`.
+        dialect: In which earlier calls are written.
+        schemas: Of the tools, which some dialects need to write a call.
+    """
+    messages = [{"role": "system", "content": _NATIVE}]
+    for turn in history:
+        messages.append({"role": "user", "content": turn.said})
+        if turn.calls:
+            text = write_response(turn.calls, dialect, thought=_thought(turn.calls), tools=schemas)
+            messages.append({"role": "assistant", "content": text})
+            messages += [{"role": "tool", "content": json.dumps(result)} for result in turn.results]
+        text = write_response((), dialect, thought=_AFTER if turn.calls else _WITHOUT, response=turn.answer)
+        messages.append({"role": "assistant", "content": text})
+    return [*messages, {"role": "user", "content": task.question}]
 
 
 def tool_list(tools: Sequence[Tool], *, style: str = "short") -> str:
@@ -155,7 +200,8 @@ def _parameter(schema: Any, short: bool, *, optional: bool) -> dict[str, Any] | 
         says = re.split(r": ", first_sentence(says))[0]
         says = says if len(says) <= _CLAUSE else re.split("[,;] ", says)[0]
     if isinstance(values, list) and (not short or len(values) <= 4):
-        says = f"{says.rstrip('.')}: {', '.join(map(str, values))}".removeprefix(": ")
+        listed = ", ".join(map(str, values))
+        says = f"{says}: {listed}".removeprefix(": ") if short else f"{says} One of: {listed}.".strip()
     kind = _kind(schema)
     if short:
         kind = f"{kind}, optional" if optional else kind

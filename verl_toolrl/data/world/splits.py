@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from random import Random
 from typing import Any
@@ -122,18 +123,26 @@ def refuse_leaks(splits: Mapping[str, Sequence[Mapping[str, Any]]], *, unseen: I
         unseen: Tools that no training row may show.
 
     Raises:
-        DatasetError: For the first question that stands in two splits or twice in one, and for the first training row
-            that shows or calls an unseen tool; the text names both rows.
+        DatasetError: For the first question that stands in two splits or twice in one, that a training row asks in an
+            earlier turn and a held-out row in the end, and for the first training row that lists an unseen tool; the
+            text names the rows.
     """
     hidden = set(unseen)
     places: dict[str, str] = {}
     for name, rows in splits.items():
         for index, row in enumerate(rows):
-            where = f"{name}: row {index}"
-            key = question_key(_asked(row))
+            where, asked = f"{name}: row {index}", _asked(row)[-1]
+            key = question_key(asked)
             if key in places:
-                raise DatasetError(f"{where} asks the same as {places[key]}: {_asked(row)[-120:]!r}")
+                raise DatasetError(f"{where} asks the same as {places[key]}: {asked[-120:]!r}")
             places[key] = where
+    for name, rows in splits.items():
+        for index, row in enumerate(rows):
+            where = f"{name}: row {index}"
+            for asked in () if name in HELD_OUT else _asked(row)[:-1]:
+                other = places.get(question_key(asked), "")
+                if other.partition(":")[0] in HELD_OUT:
+                    raise DatasetError(f"{where} asks earlier in its dialogue the same as {other}: {asked[-120:]!r}")
             if hidden and name not in HELD_OUT:
                 shown = {tool["name"] for tool in row_tools(row if "prompt" in row else {"prompt": row["messages"]})}
                 extra = row.get("tools")
@@ -142,8 +151,9 @@ def refuse_leaks(splits: Mapping[str, Sequence[Mapping[str, Any]]], *, unseen: I
                     raise DatasetError(f"{where} shows the tool {tool!r}, which is held out as unseen")
 
 
-def _asked(row: Mapping[str, Any]) -> str:
-    """Return the last thing that the user says in a row."""
+def _asked(row: Mapping[str, Any]) -> list[str]:
+    """Return all that the user says in a row; the last is its question."""
     messages = row["prompt"] if "prompt" in row else row["messages"]
-    text = str(next(message["content"] for message in reversed(list(messages)) if message["role"] == "user"))
-    return text.rpartition("<user>")[2].partition("</user>")[0].strip() if "<user>" in text else text
+    said = [str(message["content"]) for message in messages if message["role"] == "user"]
+    marked = [text for each in said for text in re.findall(r"<user>(.*?)</user>", each, re.DOTALL)]
+    return marked or said

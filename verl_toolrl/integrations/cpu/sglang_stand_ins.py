@@ -47,7 +47,7 @@ def prepare() -> None:
         operators.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     _kept.append(operators)
     sys.meta_path.append(_KernelsFinder())
-    reductions._reduce_tensor_original = reductions.reduce_tensor
+    reductions._reduce_tensor_original = reductions.reduce_tensor  # type: ignore[attr-defined]
     torch.multiprocessing.set_sharing_strategy("file_system")
 
 

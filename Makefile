@@ -1,6 +1,6 @@
 # Everything runs in .venv, which `make setup` builds; `make test` and `make quickstart` call it themselves.
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test-unit test test-all lint fuzz bench lock clean
+.PHONY: help setup quickstart test-unit test test-sglang test-all lint fuzz bench lock clean
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 # verl resolves its platform when it is imported, so only the environment can choose it.
@@ -25,6 +25,10 @@ test: setup ## Fast tests, then those with real verl, Ray and vLLM (under 25 min
 
 test-all: test ## All of `make test`, then the learning runs and slow checks (under 75 minutes)
 	$(CPU) $(PYTEST) -q tests/slow
+
+test-sglang: setup ## A real SGLang under verl, without a GPU, in .venv-sglang
+	@$(BIN)/python .ci/setup_sglang.py
+	$(CPU) .venv-sglang/bin/python -m pytest -q tests/sglang
 
 lint: ## ruff and mypy
 	$(BIN)/python -m ruff check .

@@ -228,7 +228,6 @@ def test_the_line_of_a_mistake_is_named(write: Write) -> None:
         (["engine=megatron", f"{ACTOR}.megatron.pipeline_model_parallel_size=8"], "pipeline_model", "28 layers"),
         (["engine=megatron", f"{ACTOR}.megatron.tensor_model_parallel_sise=8"], "", "tensor_model_parallel_sise"),
         (["hardware=cpu", "engine=megatron"], "ray_kwargs", "engine=megatron needs CUDA"),
-        (["hardware=cpu", "rollout=sglang"], "ray_kwargs", "not supported with hardware=cpu"),
         (["model_engine=megatron"], "ray_kwargs", "chosen by engine=megatron"),
         (["hardware=tpu"], "", "Could not find 'hardware/tpu'"),
         (["method=ppo", "critic.ppo_mini_batch_size=100"], "critic.ppo_mini_batch_size", "does not divide"),

@@ -98,7 +98,6 @@ def test_a_model_with_odd_heads_is_not_split() -> None:
     ("overrides", "reason"),
     [
         (["hardware=cpu", "engine=megatron"], "engine=megatron needs CUDA"),
-        (["hardware=cpu", "rollout=sglang"], "not supported with hardware=cpu"),
         (["model_engine=megatron"], "chosen by engine=megatron"),
         (["model_engine=veomni"], "not model_engine=veomni"),
     ],

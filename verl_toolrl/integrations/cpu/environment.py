@@ -29,6 +29,9 @@ def settings() -> dict[str, str]:
         "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
         # vLLM: no thread is pinned to a core, since the trainer uses the same ones.
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        # SGLang takes the processor only when told to, and verl's server for it asks which device its workers see.
+        "SGLANG_USE_CPU_ENGINE": "1",
+        "VERL_CPU_VISIBLE": "0",
     }
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import pickle
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,8 +21,10 @@ from tensordict import TensorDict
 from verl import DataProto
 from verl.experimental.reward_loop.reward_manager import get_reward_manager_cls
 
-from verl_toolrl.errors import ConfigError
+from verl_toolrl.errors import ConfigError, InfrastructureError
 from verl_toolrl.rewards import make_reward
+from verl_toolrl.rewards.function import load_object
+from verl_toolrl.rewards.watch import WATCHED
 
 TRUTH = '<think> a </think>\n<tool_call>\n{"name": "f", "parameters": {"x": 1}}\n</tool_call>'
 WRONG = TRUTH.replace('"x": 1', '"x": 2')
@@ -42,8 +46,8 @@ def config(**reward_kwargs: Any) -> DictConfig:
     )
 
 
-def score(manager: Any, *responses: str, step: int = 0) -> dict[str, Any]:
-    """Score one session whose outputs are `responses`, padded as verl pads them."""
+def session(*responses: str, step: int = 0) -> DataProto:
+    """One session whose outputs are `responses`, padded as verl pads them."""
     width = max(map(len, responses))
     ids = torch.tensor([[ord(letter) for letter in text] + [0] * (width - len(text)) for text in responses])
     rows = len(responses)
@@ -55,8 +59,12 @@ def score(manager: Any, *responses: str, step: int = 0) -> dict[str, Any]:
         "response_len": [len(text) for text in responses],
     }
     arrays = {key: np.fromiter(values, dtype=object, count=rows) for key, values in columns.items()}
-    data = DataProto(batch=TensorDict({"responses": ids}, batch_size=rows), non_tensor_batch=arrays)
-    return asyncio.run(manager.run_single(data))
+    return DataProto(batch=TensorDict({"responses": ids}, batch_size=rows), non_tensor_batch=arrays)
+
+
+def score(manager: Any, *responses: str, step: int = 0) -> dict[str, Any]:
+    """Score one session whose outputs are `responses`."""
+    return asyncio.run(manager.run_single(session(*responses, step=step)))
 
 
 def manager(**reward_kwargs: Any) -> Any:
@@ -74,6 +82,99 @@ def test_every_sample_has_the_same_scalar_keys() -> None:
     infos = [score(scored, text)["reward_extra_info"] for text in (TRUTH, WRONG, "", "no call", "<tool_call>\n{")]
     assert len({tuple(info) for info in infos}) == 1
     assert all(isinstance(value, float) for info in infos for value in info.values())
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {},
+        {"mode": "released", "two_stage": True},
+        {"mode": "paper", "length": "dynamic"},
+        {"reward": "tool_n1", "dialect": "toolrl"},
+        {"reward": "mix", "rewards": {"toolrl": {}, "tool_n1": {"dialect": "toolrl"}}},
+    ],
+    ids=lambda kwargs: str(kwargs)[:40],
+)
+def test_the_same_names_are_watched_whatever_the_reward_is(kwargs: dict[str, Any]) -> None:
+    """BEHAVIOUR LOCK: dashboards and `verl-toolrl compare` read these names."""
+    scored = manager(**kwargs)
+    infos = [score(scored, text, step=step)["reward_extra_info"] for text in (TRUTH, WRONG, "") for step in (0, 7)]
+    assert len({tuple(info) for info in infos}) == 1
+    assert set(WATCHED) | {"score", "unscheduled/score"} <= set(infos[0])
+    assert (1.0, 0.0) == (infos[0]["acc"], infos[2]["acc"])
+
+
+def test_a_scheduled_reward_is_reported_unscheduled_beside() -> None:
+    scored = manager(mode="released", two_stage=True)
+    infos = [score(scored, TRUTH, step=step)["reward_extra_info"] for step in (0, 40)]
+    assert [(1.0, 1.0), (0.5, 3.0)] == [(info["format"], info["correctness"]) for info in infos]
+    plain = [(info["unscheduled/format"], info["unscheduled/correctness"]) for info in infos]
+    assert [(1.0, 3.0), (1.0, 3.0)] == plain
+
+
+def own_reward(folder: Path, body: str) -> str:
+    (folder / "own_reward.py").write_text(body)
+    return f"{folder / 'own_reward.py'}:score"
+
+
+def test_a_users_function_is_chosen_by_where_it_is(tmp_path: Path) -> None:
+    path = own_reward(
+        tmp_path, "def score(*, response, step=0):\n    return {'long': len(response) / 2, 'late': step}\n"
+    )
+    result = score(manager(reward=path), "abcd", step=3)
+    assert 5.0 == result["reward_score"]
+    info = result["reward_extra_info"]
+    assert (2.0, 3.0) == (info["long"], info["late"]) and set(WATCHED) <= set(info)
+
+
+def test_a_reward_that_waits_does_not_hold_the_loop(tmp_path: Path) -> None:
+    """Two samples: the first reward returns only when the second is scored, which needs the loop to go on."""
+    path = own_reward(
+        tmp_path,
+        "import threading\nother = threading.Event()\n"
+        "def score(*, response):\n"
+        "    other.set() if response == 'second' else other.wait(60)\n"
+        "    return float(other.is_set())\n",
+    )
+    scored = manager(reward=path)
+
+    async def both() -> list[dict[str, Any]]:
+        return await asyncio.gather(*(scored.run_single(session(text)) for text in ("first", "second")))
+
+    assert [1.0, 1.0] == [result["reward_score"] for result in asyncio.run(both())]
+
+
+def test_a_reward_that_never_answers_is_a_failure_and_no_score(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    body = "import threading\nend = threading.Event()\ndef score(*, response):\n    end.wait(60)\n    return 1.0\n"
+    path = own_reward(tmp_path, body)
+    scored = manager(reward=path)
+    monkeypatch.setattr("verl_toolrl.integrations.reward_manager.PATIENCE", 0.05)
+
+    async def never() -> None:
+        try:
+            await scored.run_single(session("x"))
+        finally:
+            load_object(path).__globals__["end"].set()  # lets the thread go
+
+    with pytest.raises(InfrastructureError, match="has not answered"):
+        asyncio.run(never())
+
+
+HOSTILE = [
+    "<tool_call>" * 2000,
+    "{" * 20_000,
+    '{"a":' * 8_000,
+    "<think>" * 5_000 + "</think>" * 5_000,
+    "\\u0000" * 9_000,
+]
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=lambda text: text[:10])
+@pytest.mark.parametrize("kwargs", [{}, {"mode": "released"}, {"reward": "tool_n1"}], ids=str)
+@pytest.mark.timeout(30)
+def test_hostile_text_is_scored_like_any_other(kwargs: dict[str, Any], text: str) -> None:
+    info = score(manager(**kwargs), text)["reward_extra_info"]
+    assert all(math.isfinite(value) for value in info.values()) and 0.0 == info["acc"]
 
 
 def test_the_last_output_of_a_session_is_scored_without_its_padding() -> None:

@@ -24,13 +24,10 @@ from verl_toolrl.formats.tool_list import row_tools
 from verl_toolrl.integrations.reward_info import reward_info
 from verl_toolrl.integrations.trajectory_travel import read_trajectory, trajectory_result
 from verl_toolrl.rewards import configured_reward, configured_watcher, unscheduled
-from verl_toolrl.rewards.function import FunctionReward
-from verl_toolrl.rewards.trajectory import TrajectoryFunction, takes_trajectory
+from verl_toolrl.rewards.trajectory import takes_trajectory
 
 __all__ = ["ToolRLRewardManager", "reward_from_config", "reward_options"]
 
-SHORT = 4096
-"""Tokens of a response that our own rewards read in a few milliseconds at worst, so that a thread is not worth it."""
 PATIENCE = 120.0
 """Seconds after which a reward that has not answered counts as a failure of infrastructure, never as a score."""
 
@@ -63,8 +60,6 @@ class ToolRLRewardManager(RewardManagerBase):
         self.plain = unscheduled(self.reward)
         self.watch = configured_watcher(options, self.reward)
         self.total_steps = config.actor_rollout_ref.actor.optim.get("total_training_steps")
-        # A user's function may wait for a server or run for ever; ours are bounded in the length of the response.
-        self.is_ours = not _calls_a_user(self.reward)
 
     async def run_single(self, data: DataProto) -> dict[str, Any]:
         """Score one session.
@@ -81,9 +76,8 @@ class ToolRLRewardManager(RewardManagerBase):
             InfrastructureError: If a reward does not answer; verl counts the session as failed, and its group goes on.
         """
         item = data[-1]
-        if self.is_ours and _length(item) <= SHORT:
-            return self._score(item)
         try:
+            # In a thread, so that other sessions go on whatever this one wrote and whoever wrote the reward.
             return await asyncio.wait_for(asyncio.to_thread(self._score, item), PATIENCE)
         except TimeoutError as err:  # asyncio.TimeoutError before Python 3.11
             raise InfrastructureError(f"the reward {self.reward} has not answered for {PATIENCE:.0f} s") from err
@@ -109,7 +103,7 @@ class ToolRLRewardManager(RewardManagerBase):
             "total_steps": self.total_steps,
         }
         result = self.reward(**given)
-        plain = result if self.plain is self.reward else self.plain(**given)
+        plain = result if self.plain == self.reward else self.plain(**given)
         watched = self.watch(response=text, ground_truth=truth, tools=tools)
         return {"reward_score": result.score, "reward_extra_info": reward_info(result, plain, watched)}
 
@@ -122,12 +116,3 @@ def _tools(fields: Mapping[str, Any]) -> Any:
     """Return the schemas of the tools on offer: from `extra_info`, else as ToolRL's prompt lists them."""
     prompt = fields.get("prompt", fields.get("raw_prompt"))
     return row_tools({"extra_info": fields.get("extra_info"), "prompt": prompt}) or None
-
-
-def _calls_a_user(reward: Any) -> bool:
-    """Whether code of a user runs in a reward."""
-    if isinstance(reward, (FunctionReward, TrajectoryFunction)) or not type(reward).__module__.startswith(
-        "verl_toolrl.rewards."
-    ):
-        return True
-    return any(_calls_a_user(part[1]) for part in getattr(reward, "parts", ()))

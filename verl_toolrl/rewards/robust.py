@@ -123,6 +123,8 @@ class RobustReward:
         """The same reward with the weights and the length target of the end of the run."""
         weights: dict[str, Schedule] = self._weights  # type: ignore[attr-defined]
         target: Schedule = self._target  # type: ignore[attr-defined]
+        if target.is_constant and all(schedule.is_constant for schedule in weights.values()):
+            return self
         return replace(
             self, weights={name: schedule.end for name, schedule in weights.items()}, length_target=target.end
         )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from verl_toolrl.cli.data_convert import convert, rlla
 from verl_toolrl.cli.data_make import make
 from verl_toolrl.cli.options import token_counter
 from verl_toolrl.errors import ConfigError
@@ -18,6 +19,8 @@ __all__ = ["app"]
 
 app = typer.Typer(help="Make and check data sets.", no_args_is_help=True)
 app.command("make")(make)
+app.command("rlla")(rlla)
+app.command("convert")(convert)
 
 
 @app.command()

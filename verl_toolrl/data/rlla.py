@@ -1,4 +1,4 @@
-"""RLLA, ToolRL's own data: supervised rows `{instruction, input, output}` to verl's RL and SFT rows.
+"""RLLA, ToolRL's own data: supervised rows `{instruction, input, output}` to verl's RL and SFT rows, and their split.
 
 Source: qiancheng0/ToolRL@8cee13e, dataset/rlla_4k_raw. The instruction (tools on offer and the output format) is the
 system message, the input (the dialogue so far) the user message, and the output, with its thoughts, both the reference
@@ -7,12 +7,17 @@ to score against and the target of supervised training.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from verl_toolrl.errors import DatasetError
 
-__all__ = ["rl_row", "sft_row"]
+__all__ = ["SEED", "TEST_SHARE", "released_row", "released_split", "rl_row", "sft_row"]
+
+SEED = 31415
+"""Seed of the authors' shuffle."""
+TEST_SHARE = 0.02
+"""Share of the rows, from the end of the shuffled list, that the authors test on."""
 
 _KEYS = ("instruction", "input", "output")
 
@@ -30,6 +35,36 @@ def rl_row(raw: Mapping[str, Any], *, index: int, split: str = "train", data_sou
         "ability": "tool_use",
         "reward_model": {"style": "rule", "ground_truth": output},
         "extra_info": {"index": index, "split": split},
+    }
+
+
+def released_split(rows: Sequence[Any], *, seed: int = SEED, test_share: float = TEST_SHARE) -> tuple[list[Any], ...]:
+    """Split rows into training and test rows as the authors do (dataset/rlla_4k_raw/rlla.py).
+
+    numpy's legacy generator shuffles the list in place; the last `int(test_share * rows)` rows are the test rows.
+    """
+    import numpy
+
+    shuffled = list(rows)
+    # A generator of our own with that seed draws what numpy.random.seed and numpy.random.shuffle would.
+    numpy.random.RandomState(seed).shuffle(shuffled)
+    test = int(test_share * len(shuffled))
+    return shuffled[: len(shuffled) - test], shuffled[len(shuffled) - test :]
+
+
+def released_row(raw: Mapping[str, Any], *, index: int, split: str) -> dict[str, Any]:
+    """Turn one supervised row into a row with the authors' columns; `ability` is `math` there.
+
+    Raises:
+        DatasetError: As for `rl_row`.
+    """
+    instruction, user, output = _texts(raw, index)
+    return {
+        "data_source": "rlla",
+        "prompt": [{"content": instruction, "role": "system"}, {"content": user, "role": "user"}],
+        "ability": "math",
+        "reward_model": {"ground_truth": output, "style": "rule"},
+        "extra_info": {"index": index, "input": user, "instruction": instruction, "output": output, "split": split},
     }
 
 

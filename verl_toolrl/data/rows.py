@@ -12,8 +12,12 @@ from verl_toolrl.errors import DatasetError
 __all__ = ["read_rows"]
 
 
-def read_rows(path: Path) -> list[Any]:
+def read_rows(path: Path, *, as_they_are: bool = False) -> list[Any]:
     """Read all rows of a file.
+
+    Args:
+        path: .parquet, .jsonl or .json.
+        as_they_are: Leave ToolRL's raw rows as they are, too.
 
     ToolRL's raw rows `{instruction, input, output}` become rows of verl's schema, as its own converter does (specs of
     qiancheng0/ToolRL@8cee13e, dataset/rlla_4k_raw/rlla.py); rows of any other form stay as they are.
@@ -33,7 +37,7 @@ def read_rows(path: Path) -> list[Any]:
             raise DatasetError(f"{path}: wanted a list of rows, got {type(rows).__name__}")
     else:
         raise DatasetError(f"{path}: wanted a .parquet, .jsonl or .json file")
-    return [_from_raw(row, index) for index, row in enumerate(rows)]
+    return rows if as_they_are else [_from_raw(row, index) for index, row in enumerate(rows)]
 
 
 def _parquet(path: Path) -> list[Any]:

@@ -16,11 +16,22 @@ from typing import Any
 
 from verl_toolrl.data.world.generic import first_sentence
 from verl_toolrl.data.world.tasks import Kind, Task
+from verl_toolrl.errors import UnknownNameError
 from verl_toolrl.formats import write_response
 from verl_toolrl.toolbox import Tool
 from verl_toolrl.trajectory import ToolCall
 
-__all__ = ["STYLES", "Turn", "native_messages", "native_truth", "thought_of", "tool_list", "toolrl_messages", "truth"]
+__all__ = [
+    "STYLES",
+    "Turn",
+    "native_messages",
+    "native_truth",
+    "system_prompt",
+    "thought_of",
+    "tool_list",
+    "toolrl_messages",
+    "truth",
+]
 
 STYLES = ("short", "full")
 """Forms of ToolRL's prompt: `short` saves tokens where they are dear, `full` says all that ToolRL's own prompt says."""
@@ -165,13 +176,28 @@ def native_messages(
     return [*messages, {"role": "user", "content": task.question}]
 
 
+def system_prompt(schemas: Sequence[Mapping[str, Any]], *, style: str = "full") -> str:
+    """Return the system message of ToolRL's prompt for tools given by their OpenAI schemas.
+
+    Raises:
+        ConfigError: If the style is unknown.
+    """
+    if style not in STYLES:
+        raise UnknownNameError("style", style, STYLES)
+    return (_FULL if style == "full" else _SHORT).format(tools=_entries(schemas, style))
+
+
 def tool_list(tools: Sequence[Tool], *, style: str = "short") -> str:
     """Return the tools as ToolRL's prompt lists them.
 
     `short` keeps the first sentence of what a tool does and of what a parameter is, and writes a parameter as one text,
     `"quantity": "integer (how many pieces arrive)"`.
     """
-    entries = (_entry(json.dumps(tool.schema.to_dict()), style == "short") for tool in tools)
+    return _entries([tool.schema.to_dict() for tool in tools], style)
+
+
+def _entries(schemas: Sequence[Mapping[str, Any]], style: str) -> str:
+    entries = [_entry(json.dumps(dict(schema)), style == "short") for schema in schemas]
     return "\n".join(f"{number}. {entry}" for number, entry in enumerate(entries, 1))
 
 

@@ -1,0 +1,276 @@
+"""Other people's layouts to verl's rows, on samples made by hand; bad rows are named with what was found and wanted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from verl_toolrl.cli import app
+from verl_toolrl.data.bracket_calls import bracket_calls
+from verl_toolrl.data.check import check_rows
+from verl_toolrl.data.dialogues import dialogue_rows
+from verl_toolrl.data.layouts import LAYOUTS, detect_layout
+from verl_toolrl.data.rlla import released_row, released_split
+from verl_toolrl.errors import DatasetError
+from verl_toolrl.rewards.ground_truth import parse_ground_truth
+from verl_toolrl.schema import validate_row
+
+CITY = {"type": "object", "properties": {"city": {"type": "string", "description": "Where"}}, "required": ["city"]}
+OPENAI: dict[str, Any] = {
+    "tools": [{"type": "function", "function": {"name": "weather", "description": "Weather.", "parameters": CITY}}],
+    "messages": [
+        {"role": "system", "content": "Today is Monday."},
+        {"role": "user", "content": "Is it warm in Oslo?"},
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [
+                {"id": "1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Oslo"}'}}
+            ],
+        },
+        {"role": "tool", "tool_call_id": "1", "name": "weather", "content": '{"celsius": 21}'},
+        {"role": "assistant", "content": "Yes, 21 degrees."},
+        {"role": "user", "content": "Thanks."},
+    ],
+}
+TOOLACE: dict[str, Any] = {
+    "system": "You compose functions. Here is a list of functions in JSON format that you can invoke:\n"
+    '[{"name": "Weather API", "description": "Weather.", "parameters": {"type": "dict", "properties": {"city": '
+    '{"type": "string"}, "days": {"type": "int"}}}}, {"name": "now", "description": "Time.", "parameters": '
+    '{"type": "dict", "properties": {}}}]\nPut calls as [func1(a=b)].',
+    "conversations": [
+        {"from": "user", "value": "Weather in Oslo, and the time?"},
+        {"from": "assistant", "value": '[Weather API(city="Oslo, Norway", days=2), now()]'},
+        {"from": "tool", "value": '[{"name": "Weather API", "results": {"c": 3}}, {"name": "now", "results": "9:00"}]'},
+        {"from": "assistant", "value": "It is 9:00 and 3 degrees."},
+    ],
+}
+XLAM: dict[str, Any] = {
+    "id": 7,
+    "query": "Weather in Oslo?",
+    "answers": '[{"name": "weather", "arguments": {"city": "Oslo"}}]',
+    "tools": '[{"name": "weather", "description": "Weather.", "parameters": {"city": {"description": "Where", '
+    '"type": "str", "default": "Rome"}, "days": {"description": "How many", "type": "int, optional"}}}]',
+}
+IRRELEVANT = {**XLAM, "query": "Sing a song.", "answers": "[]"}
+HAMMER: dict[str, Any] = {
+    "instruction": "[BEGIN OF TASK INSTRUCTION]\nCall.\n[END OF TASK INSTRUCTION]\n\n[BEGIN OF AVAILABLE TOOLS]\n"
+    '[{"name": "xQ_7", "description": "Weather.", "parameters": {"kK.z": {"description": "Where", "type": "str"}}}]\n'
+    "[END OF AVAILABLE TOOLS]\n\n[BEGIN OF QUERY]\nWeather in Oslo?\n[END OF QUERY]\n\n",
+    "input": "",
+    "output": '```\n[{"name": "xQ_7", "arguments": {"kK.z": "Oslo"}}]\n```',
+}
+ROWS = {"openai": OPENAI, "toolace": TOOLACE, "xlam": XLAM, "hammer": HAMMER}
+
+
+def rows_of(source: dict[str, Any], **options: Any) -> list[dict[str, Any]]:
+    return dialogue_rows(LAYOUTS[detect_layout(source)](source), data_source="x", **options)
+
+
+def truths(source: dict[str, Any], **options: Any) -> list[Any]:
+    found = [parse_ground_truth(row["reward_model"]["ground_truth"]) for row in rows_of(source, **options)]
+    return [[(call.name, dict(call.arguments)) for call in truth.calls] or truth.response for truth in found]
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        (OPENAI, [[("weather", {"city": "Oslo"})], "Yes, 21 degrees."]),
+        (TOOLACE, [[("Weather API", {"city": "Oslo, Norway", "days": 2}), ("now", {})], "It is 9:00 and 3 degrees."]),
+        (XLAM, [[("weather", {"city": "Oslo"})]]),
+        (IRRELEVANT, ["None of the tools can serve this request."]),
+        (HAMMER, [[("xQ_7", {"kK.z": "Oslo"})]]),
+    ],
+    ids=["openai", "toolace", "xlam", "irrelevant", "hammer"],
+)
+def test_each_answer_is_a_row_with_its_reference(source: dict[str, Any], expected: list[Any]) -> None:
+    assert expected == truths(source)
+    assert expected[-1:] == truths(source, last_only=True)
+
+
+@pytest.mark.parametrize("source", [*ROWS.values(), IRRELEVANT], ids=[*ROWS, "irrelevant"])
+@pytest.mark.parametrize("style", ["full", "short"])
+def test_rows_pass_our_own_check(source: dict[str, Any], style: str) -> None:
+    rows = rows_of(source, style=style)
+    for row in rows:
+        validate_row(row)
+    report = check_rows(rows, "rows")
+    assert (0, 0) == (report.errors, report.warnings), report.findings
+
+
+def test_the_dialogue_before_an_answer_is_its_history() -> None:
+    first, second = (row["prompt"][1]["content"] for row in rows_of(OPENAI))
+    assert "**Dialogue Records History**\n<user> Is it warm in Oslo? </user>" == first
+    wanted = (
+        '</think>\n<tool_call>\n{"name": "weather", "parameters": {"city": "Oslo"}}\n</tool_call>\n'
+        '<obs> [{"name": "weather", "results": {"celsius": 21}}] </obs>'
+    )
+    assert second.startswith(first) and second.endswith(wanted)
+
+
+def test_results_of_parallel_calls_stand_in_one_observation() -> None:
+    text = rows_of(TOOLACE)[1]["prompt"][1]["content"]
+    assert 1 == text.count("<obs>") and '"results": "9:00"}] </obs>' in text
+
+
+def test_the_tools_of_a_row_stand_in_its_prompt_and_as_schemas() -> None:
+    row = rows_of(XLAM)[0]
+    assert "1. Name: weather\nDescription: Weather.\n" in row["prompt"][0]["content"]
+    schema = json.loads(row["extra_info"]["tools"])[0]["function"]["parameters"]["properties"]
+    assert ("string", "Rome", "integer") == (schema["city"]["type"], schema["city"]["default"], schema["days"]["type"])
+
+
+def test_instructions_of_the_source_come_before_ours() -> None:
+    assert rows_of(OPENAI)[0]["prompt"][0]["content"].startswith("Today is Monday.\n\nYou are")
+
+
+def test_thoughts_of_the_source_are_kept() -> None:
+    messages = [
+        {"role": "user", "content": "Hello"},
+        {"role": "assistant", "content": "<think> Be polite. </think>Hello."},
+        {"role": "user", "content": "Bye"},
+        {"role": "assistant", "content": "Bye.", "reasoning_content": "They leave."},
+    ]
+    texts = [row["reward_model"]["ground_truth"] for row in rows_of({**OPENAI, "messages": messages})]
+    assert ["<think> Be polite. </think>\n<response> Hello. </response>", "They leave." in texts[1]] == [texts[0], True]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('[f(a="x, y(z)", b=[1, 2], c={"k": true})]', [("f", {"a": "x, y(z)", "b": [1, 2], "c": {"k": True}})]),
+        ("[f(a='it\\'s'), g(b=-1.5, c=None)]", [("f", {"a": "it's"}), ("g", {"b": -1.5, "c": None})]),
+        ("[get/user info(user-id=3)]", [("get/user info", {"user-id": 3})]),
+        ("[f()]", [("f", {})]),
+        ('[a(b)(c="d")]', [("a(b)", {"c": "d"})]),
+    ],
+    ids=["nested", "quotes", "odd names", "empty", "brackets in a name"],
+)
+def test_calls_in_brackets_are_read(text: str, expected: list[Any]) -> None:
+    calls = bracket_calls(text, ["get/user info", "a(b)"], "x")
+    assert expected == [(call.name, dict(call.arguments)) for call in calls]
+
+
+def changed(source: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    return {key: value for key, value in {**source, **changes}.items() if value is not ...}
+
+
+def said(text: str) -> dict[str, Any]:
+    return changed(OPENAI, messages=[*OPENAI["messages"][:2], {"role": "assistant", "content": text}])
+
+
+BAD: list[tuple[str, Any, str]] = [
+    ("no layout", {"text": "x"}, r"keys \['text'\]: no layout; known: openai"),
+    ("a text", "x", "keys str"),
+    ("unknown tool", changed(XLAM, answers='[{"name": "wether", "arguments": {}}]'), "calls 'wether', .*weather"),
+    ("no JSON", changed(XLAM, answers="[{"), "answers: .*not JSON"),
+    ("no list", changed(XLAM, answers='{"a": 1}'), "answers: dict, wanted a list"),
+    ("no name", changed(XLAM, answers='[{"arguments": {}}]'), r"answers\[0\]: .*wanted an object with name"),
+    ("arguments", changed(XLAM, answers='[{"name": "weather", "arguments": [1]}]'), "are list, wanted an object"),
+    ("no query", changed(XLAM, query=None), "query: NoneType .*wanted str"),
+    ("no tools in the text", changed(TOOLACE, system="Hello."), "system: .*no JSON list of tools"),
+    ("speaker", changed(TOOLACE, conversations=[{"from": "me", "value": "x"}]), "from 'me', wanted user"),
+    (
+        "value without quotes",
+        changed(TOOLACE, conversations=[*TOOLACE["conversations"][:1], {"from": "assistant", "value": "[now(a=b)]"}]),
+        "now: a=b, wanted a literal",
+    ),
+    ("role", changed(OPENAI, messages=[{"role": "me", "content": "x"}]), "role 'me', wanted system"),
+    ("result first", changed(OPENAI, messages=[{"role": "tool", "content": "x"}]), "without a call before it"),
+    ("nothing to learn", changed(OPENAI, messages=[{"role": "user", "content": "x"}]), "no answer of the assistant"),
+    ("starts with an answer", changed(OPENAI, messages=[{"role": "assistant", "content": "x"}]), "begins with answer"),
+    ("marks", changed(HAMMER, instruction="Hello."), "no .BEGIN OF AVAILABLE TOOLS."),
+    ("tags in an answer", said("</response>"), "with tags"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("source", "message"), [case[1:] for case in BAD], ids=[case[0] for case in BAD])
+def test_a_bad_row_says_what_was_found_and_wanted(source: Any, message: str) -> None:
+    with pytest.raises(DatasetError, match=message):
+        rows_of(source)
+
+
+def run(*arguments: Any) -> Any:
+    return CliRunner().invoke(app, ["data", *map(str, arguments)])
+
+
+def test_convert_writes_files_that_stay_apart(tmp_path: Path) -> None:
+    source = tmp_path / "all.jsonl"
+    source.write_text("".join(json.dumps({**row, "id": number}) + "\n" for number in range(5) for row in ROWS.values()))
+    done = run("convert", source, tmp_path / "out", "--test-share", 0.2, "--sft")
+    assert 0 == done.exit_code, done.output
+    rows = {
+        split: pq.read_table(tmp_path / "out" / f"{split}.parquet").to_pylist() for split in ("train", "test", "sft")
+    }
+    # 20 dialogues, 4 of them to test; OpenAI's and ToolACE's have two answers.
+    assert 30 == len(rows["train"]) + len(rows["test"]) and len(rows["sft"]) == len(rows["train"])
+    assert [*range(len(rows["train"]))] == [row["extra_info"]["index"] for row in rows["train"]]
+    assert set(ROWS) == {row["data_source"] for row in [*rows["train"], *rows["test"]]}
+    again = run("convert", source, tmp_path / "again", "--test-share", 0.2, "--sft")
+    assert 0 == again.exit_code
+    assert rows["test"] == pq.read_table(tmp_path / "again" / "test.parquet").to_pylist()
+
+
+def test_bad_rows_stop_a_conversion_by_number_or_are_left_out(tmp_path: Path) -> None:
+    source = tmp_path / "x.json"
+    source.write_text(json.dumps([XLAM, {"text": 1}, XLAM, changed(XLAM, query=None)]))
+    stopped = run("convert", source, tmp_path / "out")
+    assert 0 != stopped.exit_code and not (tmp_path / "out").exists()
+    assert "2 of 4 rows are bad" in str(stopped.exception) and "row 1: keys" in str(stopped.exception)
+    assert "row 3: query" in str(stopped.exception)
+    done = run("convert", source, tmp_path / "out", "--skip-bad", "--test-share", 0)
+    assert 0 == done.exit_code and 2 == len(pq.read_table(tmp_path / "out" / "train.parquet"))
+    assert "is no empty folder" in str(run("convert", source, tmp_path / "out").exception)
+
+
+RAW = [
+    {"instruction": f"i{n}", "input": f"u{n}", "output": f"<think> a </think>\n<response> {n} </response>"}
+    for n in range(150)
+]
+
+
+def test_the_split_is_the_authors() -> None:
+    """They call numpy.random.seed(31415) and shuffle in place; 2 % from the end are the test rows."""
+    expected = list(RAW)
+    numpy.random.seed(31415)
+    numpy.random.shuffle(expected)
+    assert (expected[:147], expected[147:]) == released_split(RAW)
+
+
+def test_rlla_writes_the_authors_columns(tmp_path: Path) -> None:
+    (tmp_path / "raw.json").write_text(json.dumps(RAW))
+    assert 0 == run("rlla", tmp_path / "raw.json", tmp_path / "out").exit_code
+    train, test = (pq.read_table(tmp_path / "out" / f"{split}.parquet") for split in ("train", "test"))
+    assert (147, 3) == (len(train), len(test))
+    assert ["data_source", "prompt", "ability", "reward_model", "extra_info"] == test.column_names
+    first = test.to_pylist()[0]
+    expected = released_split(RAW)[1][0]
+    assert {"index": 0, "split": "test", **expected} == first["extra_info"]
+    assert ("math", expected["output"]) == (first["ability"], first["reward_model"]["ground_truth"])
+
+
+def test_rlla_names_a_bad_row(tmp_path: Path) -> None:
+    bad = [*RAW[:3], {"instruction": "i", "input": "u"}, {**RAW[0], "output": "<tool_call>\n{\n</tool_call>"}]
+    (tmp_path / "raw.json").write_text(json.dumps(bad))
+    text = str(run("rlla", tmp_path / "raw.json", tmp_path / "out").exception)
+    assert "2 of 5 rows are bad" in text and "row 3: 'output' must be text" in text and "row 4: output" in text
+
+
+RELEASED = Path(__file__).resolve().parents[3] / "shared" / "data" / "rlla_test.parquet"
+
+
+@pytest.mark.skipif(not RELEASED.is_file(), reason="needs the authors' test split, which is not part of the project")
+def test_rows_and_columns_are_those_of_the_released_file(tmp_path: Path) -> None:
+    table = pq.read_table(RELEASED)
+    rows = table.to_pylist()
+    raw = [{key: row["extra_info"][key] for key in ("instruction", "input", "output")} for row in rows]
+    assert rows == [released_row(each, index=index, split="test") for index, each in enumerate(raw)]
+    (tmp_path / "raw.json").write_text(json.dumps(raw))
+    assert 0 == run("rlla", tmp_path / "raw.json", tmp_path / "out").exit_code
+    assert table.schema.remove_metadata() == pq.read_table(tmp_path / "out" / "train.parquet").schema.remove_metadata()

@@ -144,12 +144,12 @@ _modules: dict[str, ModuleType] = {}
 def light_verl() -> Iterator[None]:
     """Have verl's configuration modules importable without what verl needs.
 
-    If verl is imported already, its modules are put aside meanwhile. Not for use while another thread imports.
+    What is imported already of verl and of its libraries is put aside meanwhile, so no other thread may import then.
 
     Raises:
         Exception: Whatever a module raises that cannot be loaded in this way; verl must then be imported for good.
     """
-    aside = {name: sys.modules.pop(name) for name in list(sys.modules) if _is_verl(name)}
+    aside = {name: sys.modules.pop(name) for name in list(sys.modules) if _is_verl(name) or name in _modules}
     before = set(sys.modules)
     sys.modules.update(_modules)
     finder = _Finder()

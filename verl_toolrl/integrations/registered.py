@@ -8,9 +8,12 @@ third package, or the module that a recipe loads, may have put it.
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import importlib
 import importlib.util
+import logging
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,11 +128,23 @@ def names_in_registry(key: str, external: str | None = None) -> frozenset[str]:
         ImportError: If verl's module of the registry, or the recipe's, cannot be imported.
     """
     module, _, attributes = REGISTRIES[key].live.partition(":")
-    importlib.import_module("verl")  # loads the plugins
-    for name in str(external).split(",") if external else []:
-        importlib.import_module(name.strip())
-    found: Any = functools.reduce(getattr, attributes.split("."), importlib.import_module(module))
+    with warnings.catch_warnings(), _without_warnings():  # verl names every engine that is not installed
+        importlib.import_module("verl")  # loads the plugins
+        for name in str(external).split(",") if external else []:
+            importlib.import_module(name.strip())
+        found: Any = functools.reduce(getattr, attributes.split("."), importlib.import_module(module))
     return frozenset(map(str, found))
+
+
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    warnings.simplefilter("ignore")
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 @functools.lru_cache(maxsize=1)

@@ -83,6 +83,9 @@ MISTAKES = [
     pytest.param(
         "reward.reward_kwargs.corse", "true", "reward.reward_kwargs.corse", "'coarse'", id="our reward's option"
     ),
+    pytest.param(
+        "algorithm.toolrl.weights", "[1]", "algorithm.toolrl", "these do: toolrl_gdpo", id="our estimators' option"
+    ),
     pytest.param("launch.offlod", "true", "launch.offlod", "'offload'", id="our own node"),
     pytest.param("launch.model.layers", "3", "launch.model.layers", "'num_hidden_layers'", id="our own node inside"),
     pytest.param("recipe.tittle", "x", "recipe.tittle", "'title'", id="what a recipe says of itself"),
@@ -281,6 +284,14 @@ print("torch" in sys.modules, file=sys.stderr)
     assert (light.stderr, whole.stderr.splitlines()[-1]) == ("False\n", "True")
 
 
+def test_a_mistake_on_the_command_line_is_placed_there(write: Write) -> None:
+    recipe = write("trainer: {save_freq: 3}")
+    report = check_recipe(recipe, ["+trainer.tset_freq=5", "trainer.save_freq=often"])
+    assert [("trainer.tset_freq", "command line"), ("trainer.save_freq", "command line")] == [
+        (finding.key, finding.place) for finding in report.errors
+    ]
+
+
 def test_the_line_of_a_mistake_is_named(write: Write) -> None:
     report = check_recipe(write("trainer:\n  save_freq: 3\n  tset_freq: 5"), [])
     assert [("trainer.tset_freq", 5)] == [(finding.key, finding.line) for finding in report.errors]
@@ -297,6 +308,11 @@ def test_the_line_of_a_mistake_is_named(write: Write) -> None:
         (["model_engine=megatron"], "ray_kwargs", "chosen by engine=megatron"),
         (["hardware=tpu"], "", "Could not find 'hardware/tpu'"),
         (["method=ppo", "critic.ppo_mini_batch_size=100"], "critic.ppo_mini_batch_size", "does not divide"),
+        (
+            ["algorithm.adv_estimator=toolrl_gdpo", "+algorithm.toolrl.wieghts=[1]"],
+            "algorithm.toolrl.wieghts",
+            "did you mean 'weights'",
+        ),
     ],
 )
 def test_an_unsupported_combination_says_why(overrides: list[str], named: str, message: str) -> None:

@@ -169,7 +169,8 @@ def _print_recipe(recipe: Recipe, overrides: list[str]) -> None:
     for key in ("title", "reproduces", "ran"):
         if composed.get(f"recipe.{key}"):
             console.print(f"  {key}: {escape(str(composed.get(f'recipe.{key}')))}", highlight=False)
-    choices = [f"{group}={composed.choices[group]}" for group in GROUPS if "backend" in composed.choices]
+    chosen = composed.choices if "backend" in composed.choices else {}
+    choices = [f"{group}={chosen[group]}" for group in GROUPS if chosen.get(group, "None") != "None"]
     if choices:
         console.print(f"  choices: {' '.join(choices)}", highlight=False)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))

@@ -18,10 +18,19 @@ class _ModelFacts:
 
 
 @dataclass(frozen=True)
+class _Lengths:
+    """`launch.lengths`: tokens that the method's source gives a row."""
+
+    prompt: int
+    response: int
+
+
+@dataclass(frozen=True)
 class _Launch:
     """`launch`: what the parts of a recipe tell each other, and what is looked at before a start."""
 
     model: _ModelFacts
+    lengths: _Lengths
     offload: bool
     offload_ref: bool
     tensor_parallel: int

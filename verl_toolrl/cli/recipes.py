@@ -181,7 +181,8 @@ def _print_recipe(recipe: Recipe, overrides: list[str]) -> None:
         key = change.key.replace("actor_rollout_ref.", "")
         table.add_row(escape(key), escape(_text(change.value)), escape(default), escape(change.comment))
     console.print(table)
-    console.print("  actor, rollout, ref and model stand under actor_rollout_ref.", highlight=False)
+    if "actor_rollout_ref" in composed.config:
+        console.print("  actor, rollout, ref and model stand under actor_rollout_ref.", highlight=False)
 
 
 def _text(value: Any) -> str:

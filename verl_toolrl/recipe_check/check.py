@@ -29,6 +29,8 @@ def combinations(recipe: Recipe) -> list[list[str]]:
     A recipe for the CPU is left as it is: it goes with FSDP and vLLM only, and says so.
     """
     composed = compose(recipe, [])
+    if "sft_backend" in composed.choices:
+        return [[f"engine={engine}"] for engine in _options("sft_backend")]
     if composed.hardware == "cpu" or not {"engine", "backend", "rollout"} <= composed.choices.keys():
         return [[]]
     engines, rollouts = (_options("backend"), _options("rollout"))

@@ -1,8 +1,8 @@
 """Which file of a recipe sets a key, in which line, with which comment.
 
-Hydra composes and forgets; here the files of a recipe are read once more as text. Looked at are the recipe's own file and
-what its defaults list names of ours, recipes and chosen parts of groups, the last one that sets a key first. verl's own
-files are not: what they set is no change.
+Hydra composes and forgets; here the files of a recipe are read once more as text. Looked at are the recipe's own file
+and what its defaults list names of ours, recipes and chosen parts of groups, the last one that sets a key first. verl's
+own files are not: what they set is no change.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ Composes with verl's real configuration and builds verl's real dataclasses; trai
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 import subprocess
@@ -16,7 +17,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-pytest.importorskip("verl", reason="needs verl")
+if importlib.util.find_spec("verl") is None:
+    pytest.skip("needs verl", allow_module_level=True)
 
 from verl_toolrl.launch.recipes import Recipe, find_recipe, known_recipes, recipe_folder, verl_configs
 from verl_toolrl.recipe_check.check import check_recipe, combinations
@@ -81,6 +83,12 @@ MISTAKES = [
     pytest.param(
         "reward.reward_kwargs.corse", "true", "reward.reward_kwargs.corse", "'coarse'", id="our reward's option"
     ),
+    pytest.param(
+        "algorithm.toolrl.weights", "[1]", "algorithm.toolrl", "these do: toolrl_gdpo", id="our estimators' option"
+    ),
+    pytest.param("launch.offlod", "true", "launch.offlod", "'offload'", id="our own node"),
+    pytest.param("launch.model.layers", "3", "launch.model.layers", "'num_hidden_layers'", id="our own node inside"),
+    pytest.param("recipe.tittle", "x", "recipe.tittle", "'title'", id="what a recipe says of itself"),
     # renamed, dead, of another engine
     pytest.param(f"{ROLLOUT}.skip.enable", "true", f"{ROLLOUT}.skip", "skip.rollout", id="renamed"),
     pytest.param("data.continuous_token.enable", "true", "data.continuous_token", "always on", id="gone"),
@@ -122,6 +130,7 @@ MISTAKES = [
         f"{ACTOR}.use_kl_loss", "'no'", f"{ACTOR}.use_kl_loss", "true or false is wanted", id="text for a switch"
     ),
     pytest.param(f"{ACTOR}.ppo_epochs", "1.5", f"{ACTOR}.ppo_epochs", "an integer is wanted", id="part of a number"),
+    pytest.param("launch.tensor_parallel", "two", "launch.tensor_parallel", "an integer", id="text in our own node"),
     pytest.param("data.shuffle", "1", "data.shuffle", "true or false is wanted", id="1 for a switch"),
     pytest.param("data.truncation", "cut", "data.truncation", "known: error, left, right", id="unknown truncation"),
     pytest.param("trainer.logger", "[consol]", "trainer.logger", "did you mean 'console'", id="unknown logger"),
@@ -205,14 +214,82 @@ MISTAKES = [
 ]
 
 
+# Runs before anything else in its process, so that nothing has imported verl, and shows at the end that nothing did.
+CHECK = """
+import sys
+from verl_toolrl.cli import app
+try:
+    app(["recipes", "check", "--json", *sys.argv[1:]])
+finally:
+    print(sorted({"verl", "torch", "ray", "transformers"} & set(sys.modules)), file=sys.stderr)
+"""
+
+
+@pytest.fixture(scope="module")
+def seeded(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], list[Finding]]:
+    """Findings by what was written: one recipe for each of `MISTAKES`, all given to one call of the command."""
+    folder = tmp_path_factory.mktemp("seeded")
+    names = {f"mistake_{number}": case.values[:2] for number, case in enumerate(MISTAKES)}
+    for name, (key, value) in names.items():
+        text = f"# @package _global_\ndefaults: [/toolrl/grpo, _self_]\n{nested(key, value)}\n"
+        (folder / f"{name}.yaml").write_text(text)
+    files = [f"{name}.yaml" for name in names]
+    done = subprocess.run(
+        [sys.executable, "-c", CHECK, *files], capture_output=True, text=True, cwd=folder, check=False
+    )
+    assert done.returncode == 1, done.stderr
+    reports = {Path(report["recipe"]).stem: report["findings"] for report in json.loads(done.stdout)}
+    return {names[name]: [Finding(**finding) for finding in found] for name, found in reports.items()}
+
+
 @pytest.mark.parametrize(("key", "value", "named", "message"), MISTAKES)
 def test_a_seeded_mistake_is_found_with_its_file_and_key(
-    key: str, value: str, named: str, message: str, write: Write
+    key: str, value: str, named: str, message: str, seeded: dict[tuple[str, str], list[Finding]]
 ) -> None:
-    report = check_recipe(write(nested(key, value)), [])
-    found = [finding for finding in report.errors if finding.key == named]
-    assert found and message in found[0].message, errors(report)
-    assert found[0].file.endswith("mine.yaml") and found[0].line > 2, found[0]
+    found = [finding for finding in seeded[key, value] if finding.is_error and finding.key == named]
+    assert found and message in found[0].message, seeded[key, value]
+    assert found[0].file.startswith("mistake_") and found[0].line > 2, found[0]
+
+
+def test_a_check_loads_none_of_verls_libraries(write: Write) -> None:
+    path = write("trainer: {total_epochs: 3}").label
+    done = subprocess.run([sys.executable, "-c", CHECK, path], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "[]\n"), done.stdout
+
+
+def test_verls_dataclasses_are_the_same_without_its_libraries() -> None:
+    """Every class that verl's configurations name, and every class inside them: fields, types and defaults."""
+    code = """
+import dataclasses, json, re, sys
+from verl_toolrl.integrations import verl_config
+from verl_toolrl.launch.recipes import verl_configs
+if sys.argv[1] == "all":
+    verl_config._is_light = lambda: False
+text = "".join(path.read_text() for path in verl_configs().rglob("*.yaml"))
+classes = [verl_config.config_class(name) for name in sorted(set(re.findall(r"_target_: (verl[.\\w]+)", text)))]
+classes = [cls for cls in classes if cls]
+for cls in classes:
+    hints = verl_config.field_hints(cls)
+    classes += [found for found in map(verl_config.nested_class, hints.values()) if found and found not in classes]
+    defaults = {field.name: repr(field.default) for field in dataclasses.fields(cls) if "<" not in repr(field.default)}
+    print(cls.__module__, cls.__qualname__, {name: str(hint) for name, hint in hints.items()}, defaults)
+print("torch" in sys.modules, file=sys.stderr)
+"""
+    light, whole = (
+        subprocess.run([sys.executable, "-c", code, how], capture_output=True, text=True, check=True)
+        for how in ("light", "all")
+    )
+    assert light.stdout.count("\n") > 40
+    assert whole.stdout == light.stdout
+    assert (light.stderr, whole.stderr.splitlines()[-1]) == ("False\n", "True")
+
+
+def test_a_mistake_on_the_command_line_is_placed_there(write: Write) -> None:
+    recipe = write("trainer: {save_freq: 3}")
+    report = check_recipe(recipe, ["+trainer.tset_freq=5", "trainer.save_freq=often"])
+    assert [("trainer.tset_freq", "command line"), ("trainer.save_freq", "command line")] == [
+        (finding.key, finding.place) for finding in report.errors
+    ]
 
 
 def test_the_line_of_a_mistake_is_named(write: Write) -> None:
@@ -231,6 +308,11 @@ def test_the_line_of_a_mistake_is_named(write: Write) -> None:
         (["model_engine=megatron"], "ray_kwargs", "chosen by engine=megatron"),
         (["hardware=tpu"], "", "Could not find 'hardware/tpu'"),
         (["method=ppo", "critic.ppo_mini_batch_size=100"], "critic.ppo_mini_batch_size", "does not divide"),
+        (
+            ["algorithm.adv_estimator=toolrl_gdpo", "+algorithm.toolrl.wieghts=[1]"],
+            "algorithm.toolrl.wieghts",
+            "did you mean 'weights'",
+        ),
     ],
 )
 def test_an_unsupported_combination_says_why(overrides: list[str], named: str, message: str) -> None:
@@ -302,11 +384,24 @@ OURS = [
 
 @pytest.mark.parametrize(("name", "overrides"), OURS)
 def test_our_recipes_are_right_in_every_engine_and_rollout(name: str, overrides: list[str]) -> None:
-    assert check_recipe(find_recipe(name), overrides).findings == []
+    findings = check_recipe(find_recipe(name), overrides).findings
+    # A tool set is the user's to give.
+    left = [finding.key for finding in findings if not finding.is_error]
+    assert left == ([_TOOLBOX] if name == "tool_agent/grpo" else [])
+    assert [finding for finding in findings if finding.is_error] == []
 
 
-@pytest.mark.parametrize("group", ["method", "model", "hardware", "variant"])
-@pytest.mark.parametrize("engine", ["fsdp", "megatron"])
+_TOOLBOX = "actor_rollout_ref.rollout.custom.toolrl.toolbox"
+
+
+# The reward knows nothing of the engine.
+@pytest.mark.parametrize(
+    ("group", "engine"),
+    [
+        *[(group, engine) for group in ("method", "model", "hardware", "overlay") for engine in ("fsdp", "megatron")],
+        ("variant", "fsdp"),
+    ],
+)
 def test_every_choice_is_right_in_both_engines(group: str, engine: str) -> None:
     for option in sorted(path.stem for path in (recipe_folder() / group).glob("*.yaml")):
         if (option, engine) != ("cpu", "megatron"):
@@ -322,19 +417,22 @@ def test_a_start_from_a_checkpoint_asks_for_it_and_takes_it() -> None:
     assert check_recipe(find_recipe("toolrl/grpo"), ["start=sft", "launch.checkpoint=/runs/sft"]).findings == []
 
 
-def test_a_name_of_a_third_package_is_found_through_external_lib(
-    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "their_plugin.py").write_text(
+def test_a_name_that_a_module_beside_the_recipe_registers_is_known(write: Write, tmp_path: Path) -> None:
+    """`external_lib` names a file in the working directory, as verl would find it."""
+    (tmp_path / "their_module.py").write_text(
         "from verl.trainer.ppo.core_algos import register_adv_est\n"
-        "@register_adv_est('theirs_for_this_test')\n"
+        "@register_adv_est('theirs')\n"
         "def compute(token_level_rewards, response_mask, **kwargs): ...\n"
     )
-    monkeypatch.syspath_prepend(str(tmp_path))
-    text = nested("algorithm.adv_estimator", "theirs_for_this_test")
-    assert [finding.key for finding in check_recipe(write(text), []).errors] == ["algorithm.adv_estimator"]
-    text += "\nactor_rollout_ref: {model: {external_lib: their_plugin}}"
-    assert errors(check_recipe(write(text), [])) == []
+    text = "actor_rollout_ref: {model: {external_lib: 'verl_toolrl.plugin,their_module'}}\n"
+    printed = {}
+    for name in ("theirs", "their"):
+        write(f"{text}{nested('algorithm.adv_estimator', name)}")
+        command = [Path(sys.executable).parent / "verl-toolrl", "recipes", "check", "mine.yaml"]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+        printed[name] = (done.returncode, done.stdout)
+    assert printed["theirs"][0] == 0, printed
+    assert printed["their"][0] == 1 and "did you mean 'theirs'" in printed["their"][1], printed
 
 
 def test_a_key_that_the_recipe_itself_reads_is_no_mistake(write: Write) -> None:

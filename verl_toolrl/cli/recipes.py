@@ -39,20 +39,26 @@ def check(
 
     Example: verl-toolrl recipes check mine.yaml hardware=gpu8
     """
+    import contextlib
     import gc
     import json
+    import sys
 
-    # A quarter of the time that importing verl takes is garbage collection with nothing to collect.
+    # A tenth of the time is garbage collection with nothing to collect.
     gc.disable()
+    # `python -m verl.trainer.main_ppo` finds a module that lies beside the recipe, so the check must find it, too.
+    sys.path.insert(0, str(Path.cwd()))
     from verl_toolrl.launch.recipes import find_recipe, known_recipes
     from verl_toolrl.recipe_check import check as checker
 
     names, overrides = _split(recipes or [])
     found = [find_recipe(name) for name in names or known_recipes()]
     reports: list[Report] = []
-    for recipe in found:
-        variants = _combinations(recipe) if combinations or not names else [[]]
-        reports += [checker.check_recipe(recipe, [*variant, *overrides]) for variant in variants]
+    # What verl or a module of the user prints while it is imported is no part of the answer.
+    with contextlib.redirect_stdout(sys.stderr):
+        for recipe in found:
+            variants = _combinations(recipe) if combinations or not names else [[]]
+            reports += [checker.check_recipe(recipe, [*variant, *overrides]) for variant in variants]
     if as_json:
         import dataclasses
 
@@ -163,7 +169,8 @@ def _print_recipe(recipe: Recipe, overrides: list[str]) -> None:
     for key in ("title", "reproduces", "ran"):
         if composed.get(f"recipe.{key}"):
             console.print(f"  {key}: {escape(str(composed.get(f'recipe.{key}')))}", highlight=False)
-    choices = [f"{group}={composed.choices[group]}" for group in GROUPS if "backend" in composed.choices]
+    chosen = composed.choices if "backend" in composed.choices else {}
+    choices = [f"{group}={chosen[group]}" for group in GROUPS if chosen.get(group, "None") != "None"]
     if choices:
         console.print(f"  choices: {' '.join(choices)}", highlight=False)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
@@ -174,7 +181,8 @@ def _print_recipe(recipe: Recipe, overrides: list[str]) -> None:
         key = change.key.replace("actor_rollout_ref.", "")
         table.add_row(escape(key), escape(_text(change.value)), escape(default), escape(change.comment))
     console.print(table)
-    console.print("  actor, rollout, ref and model stand under actor_rollout_ref.", highlight=False)
+    if "actor_rollout_ref" in composed.config:
+        console.print("  actor, rollout, ref and model stand under actor_rollout_ref.", highlight=False)
 
 
 def _text(value: Any) -> str:

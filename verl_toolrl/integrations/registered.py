@@ -1,22 +1,25 @@
 """The names that verl's registries know: estimators, reward managers, agent loops, trainers, tool parsers, ...
 
 Read from the source of verl and of this package (the decorators that register), because importing everything that
-registers takes 10 seconds. Only a name that is not found there is looked up in the real registry, where a third package
-may have put it.
+registers takes 10 seconds. Only a name that is not found there is looked up in the real registry, where a plugin of a
+third package, or the module that a recipe loads, may have put it.
 """
 
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import importlib
 import importlib.util
+import logging
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["REGISTRIES", "Registry", "is_registered", "names_in_source", "ray_init_parameters"]
+__all__ = ["REGISTRIES", "Registry", "names_in_registry", "names_in_source", "ray_init_parameters"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class Registry:
     decorator: str
     """Name of the decorator; it is called with the registered name."""
     live: str
-    """`module:attribute` of the real registry, a dict, or a function that raises for an unknown name."""
+    """`module:attribute` of the real registry, a dict."""
 
 
 REGISTRIES: dict[str, Registry] = {
@@ -65,7 +68,10 @@ REGISTRIES: dict[str, Registry] = {
         "verl.experimental.agent_loop.tool_parser:ToolParser._registry",
     ),
     "trainer.v1.trainer_mode": Registry(
-        "trainer", ("trainer/ppo/v1",), "register_trainer", "verl.trainer.ppo.v1:get_trainer_cls"
+        "trainer",
+        ("trainer/ppo/v1",),
+        "register_trainer",
+        "verl.trainer.ppo.v1.trainer_base:TRAINER_REGISTRY",
     ),
     "actor_rollout_ref.rollout.name": Registry(
         "rollout engine",
@@ -87,7 +93,7 @@ def names_in_source(key: str) -> frozenset[str]:
     files = [file for path in paths for file in (sorted(path.glob("*.py")) if path.is_dir() else [path])]
     # Several decorators are called `register`: ours count where verl's package of that registry is imported.
     package = ".".join(registry.live.partition(":")[0].split(".")[:3])
-    files += [file for file in sorted(Path(__file__).parent.glob("*.py")) if f"from {package}" in file.read_text()]
+    files += [file for file in sorted(Path(__file__).parent.rglob("*.py")) if f"from {package}" in file.read_text()]
     return frozenset(name for file in files for name in _registered_in(file, registry.decorator))
 
 
@@ -111,34 +117,34 @@ def _registered_in(file: Path, decorator: str) -> Iterator[str]:
                 yield str(enums[ast.unparse(name)])
 
 
-def is_registered(key: str, name: str, external: str | None = None) -> bool:
-    """Tell whether a name is registered: in the sources, or else in the real registry.
+def names_in_registry(key: str, external: str | None = None) -> frozenset[str]:
+    """Return the names that are registered for a key once verl, its plugins and a recipe's module are imported.
 
     Args:
         key: One of `REGISTRIES`.
-        name: Value of that key.
-        external: Module that the recipe loads (`external_lib`); it may register more.
+        external: Modules that the recipe loads (`external_lib`); they may register more.
+
+    Raises:
+        ImportError: If verl's module of the registry, or the recipe's, cannot be imported.
     """
-    if name in names_in_source(key):
-        return True
-    registry = REGISTRIES[key]
-    if external:
-        for module in str(external).split(","):
-            importlib.import_module(module.strip())
-    module, _, attributes = registry.live.partition(":")
-    try:
+    module, _, attributes = REGISTRIES[key].live.partition(":")
+    with warnings.catch_warnings(), _without_warnings():  # verl names every engine that is not installed
+        importlib.import_module("verl")  # loads the plugins
+        for name in str(external).split(",") if external else []:
+            importlib.import_module(name.strip())
         found: Any = functools.reduce(getattr, attributes.split("."), importlib.import_module(module))
-    except (ImportError, AttributeError):
-        return False
-    if isinstance(found, dict):
-        return name in found
+    return frozenset(map(str, found))
+
+
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    warnings.simplefilter("ignore")
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
-        found(name)
-    except (ValueError, KeyError, AssertionError):
-        return False
-    except ImportError:  # registered, but its engine is not installed here
-        return True
-    return True
+        yield
+    finally:
+        logging.disable(before)
 
 
 @functools.lru_cache(maxsize=1)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from verl_toolrl.errors import ConfigError
-from verl_toolrl.launch.recipes import Composed, Recipe, compose
+from verl_toolrl.launch.recipes import Composed, Recipe, compose, override_key
 from verl_toolrl.recipe_check.finding import Finding, Report
 from verl_toolrl.recipe_check.sources import Sources, sources_of
 
@@ -29,6 +29,8 @@ def combinations(recipe: Recipe) -> list[list[str]]:
     A recipe for the CPU is left as it is: it goes with FSDP and vLLM only, and says so.
     """
     composed = compose(recipe, [])
+    if "sft_backend" in composed.choices:
+        return [[f"engine={engine}"] for engine in _options("sft_backend")]
     if composed.hardware == "cpu" or not {"engine", "backend", "rollout"} <= composed.choices.keys():
         return [[]]
     engines, rollouts = (_options("backend"), _options("rollout"))
@@ -53,7 +55,9 @@ def check_recipe(recipe: Recipe, overrides: list[str]) -> Report:
         report.findings.append(Finding("", str(err).removeprefix(f"{recipe.label}: "), file=_own_file(recipe)))
         return report
     sources = sources_of(recipe, composed)
-    report.findings = [_placed(finding, recipe, sources) for finding in _without_repeats(_check(composed, sources))]
+    given = [override_key(override) for override in overrides]
+    found = _without_repeats(_check(composed, sources))
+    report.findings = [_placed(finding, recipe, sources, given) for finding in found]
     return report
 
 
@@ -240,7 +244,15 @@ def _without_repeats(findings: Iterable[Finding]) -> list[Finding]:
     return list(kept.values())
 
 
-def _placed(finding: Finding, recipe: Recipe, sources: Sources) -> Finding:
+def _placed(finding: Finding, recipe: Recipe, sources: Sources, given: list[str]) -> Finding:
+    """Say where a finding's key is set.
+
+    Args:
+        given: Keys of the overrides.
+    """
+    key = finding.key
+    if key and any(key == name or key.startswith(f"{name}.") or name.startswith(f"{key}.") for name in given):
+        return dataclasses.replace(finding, file="command line", line=0)
     setting = sources.find(finding.key) if finding.key else None
     if setting is None:
         return dataclasses.replace(finding, file=_own_file(recipe), line=0)

@@ -23,8 +23,8 @@ class Finding:
 
     @property
     def place(self) -> str:
-        """`file:line`, or an empty text for a key that no file of the recipe sets."""
-        return f"{self.file}:{self.line}" if self.file else ""
+        """`file:line`, `command line`, or an empty text for a key that nothing of the recipe sets."""
+        return f"{self.file}:{self.line}" if self.line else self.file
 
 
 @dataclass

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from verl_toolrl.errors import AuthorError, nearest
-from verl_toolrl.integrations.registered import REGISTRIES, is_registered, names_in_source
+from verl_toolrl.integrations.registered import REGISTRIES, names_in_registry, names_in_source
 from verl_toolrl.integrations.trainer_options import TRAINER_OPTIONS, option_problem
 from verl_toolrl.recipe_check.finding import Finding
 from verl_toolrl.recipe_check.sizes import select
 
 __all__ = ["check_algorithm", "check_names", "check_reward", "check_trainer"]
 
+_OURS = ("verl_toolrl", "verl_toolrl.plugin")  # imports verl; its registrations are known
 _AGENT_LOOP = "actor_rollout_ref.rollout.agent.default_agent_loop"
 
 
@@ -24,7 +26,8 @@ def check_names(config: Mapping[str, Any], base: Mapping[str, Any]) -> Iterator[
     if external and external != select(base, "actor_rollout_ref.model.external_lib"):
         try:
             for module in str(external).split(","):
-                importlib.import_module(module.strip())
+                if module.strip() not in _OURS:
+                    importlib.import_module(module.strip())
         except Exception as err:  # whatever a module of the user raises ends a run in the same way
             yield Finding("actor_rollout_ref.model.external_lib", f"cannot be imported: {type(err).__name__}: {err}")
             external = None
@@ -32,11 +35,13 @@ def check_names(config: Mapping[str, Any], base: Mapping[str, Any]) -> Iterator[
         name = select(config, key)
         if not isinstance(name, str) or name in ("???", select(base, key)) or _is_elsewhere(config, key, name):
             continue
-        if not is_registered(key, name, external):
-            known = sorted(names_in_source(key))
-            yield Finding(
-                key, f"no {registry.kind} is registered as {name!r}{nearest(name, known)}; known: {', '.join(known)}"
-            )
+        known = names_in_source(key)
+        if name not in known:
+            with contextlib.suppress(ImportError):  # an engine that is not installed here may be where it runs
+                known |= names_in_registry(key, external)
+        if name not in known:
+            names = ", ".join(sorted(known))
+            yield Finding(key, f"no {registry.kind} is registered as {name!r}{nearest(name, known)}; known: {names}")
 
 
 def _is_elsewhere(config: Mapping[str, Any], key: str, name: str) -> bool:

@@ -11,7 +11,7 @@ from verl_toolrl.recipe_check.sources import Sources, sources_of
 
 __all__ = ["GROUPS", "Change", "changes", "group_options"]
 
-GROUPS = ("method", "model", "start", "engine", "rollout", "hardware", "variant")
+GROUPS = ("method", "model", "start", "engine", "rollout", "hardware", "variant", "overlay")
 """The groups that a recipe is composed from, in the order in which a person chooses."""
 
 _SILENT = ("launch", "recipe", "model_engine")  # ours alone; not a change of verl

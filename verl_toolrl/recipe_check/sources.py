@@ -1,13 +1,13 @@
 """Which file of a recipe sets a key, in which line, with which comment.
 
-Hydra composes and forgets; here the files of a recipe are read once more as text. Looked at are the recipe's own file,
-what its defaults list names beside it, and the chosen parts of our groups, the last one that sets a key first. verl's
+Hydra composes and forgets; here the files of a recipe are read once more as text. Looked at are the recipe's own file
+and what its defaults list names of ours, recipes and chosen parts of groups, the last one that sets a key first. verl's
 own files are not: what they set is no change.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,26 +59,37 @@ class Sources:
 def sources_of(recipe: Recipe, composed: Composed) -> Sources:
     """Return the files of a composed recipe."""
     folder = recipe.folder or recipe_folder()
-    files = list(_own_files(folder / f"{recipe.name}.yaml", [folder, recipe_folder()]))
+    files = list(_own_files(folder / f"{recipe.name}.yaml", [folder, recipe_folder()], composed.choices))
+    # Groups of verl with a choice of ours.
     for group, choice in reversed(list(composed.choices.items())):
-        file = recipe_folder() / group.partition("@")[0] / f"{choice}.yaml"
-        if file.is_file() and file not in files:
-            files.append(file)
-    return Sources(files)
+        files += _own_files(_file_of(group, choice), [recipe_folder()], composed.choices)
+    return Sources(list(dict.fromkeys(files)))
 
 
-def _own_files(file: Path, roots: list[Path]) -> Iterator[Path]:
-    """Yield a recipe and the recipes that it builds on, the strongest first."""
+def _own_files(file: Path, roots: list[Path], choices: Mapping[str, str]) -> Iterator[Path]:
+    """Yield a recipe and what its defaults list names of ours, the strongest first."""
     if not file.is_file():
         return
-    yield file
     content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    defaults = content.get("defaults", []) if isinstance(content, dict) else []
-    for name in reversed([item for item in defaults if isinstance(item, str) and item != "_self_"]):
-        places = roots if name.startswith("/") else [file.parent, *roots]
-        found = next((path for root in places if (path := root / f"{name.lstrip('/')}.yaml").is_file()), None)
-        if found is not None:
-            yield from _own_files(found, roots)
+    defaults = list(content.get("defaults", [])) if isinstance(content, dict) else []
+    for item in reversed(defaults if "_self_" in defaults else [*defaults, "_self_"]):
+        if item == "_self_":
+            yield file
+        elif isinstance(item, str):
+            places = roots if item.startswith("/") else [file.parent, *roots]
+            found = next((path for root in places if (path := root / f"{item.lstrip('/')}.yaml").is_file()), None)
+            yield from _own_files(found, roots, choices) if found is not None else ()
+        else:
+            # `override` only changes what another line has chosen.
+            groups = [
+                str(group).removeprefix("optional ").lstrip("/") for group in item if "override " not in str(group)
+            ]
+            for group in groups:
+                yield from _own_files(_file_of(group, choices.get(group, "")), roots, choices)
+
+
+def _file_of(group: str, choice: str) -> Path:
+    return recipe_folder() / group.partition("@")[0] / f"{choice}.yaml"
 
 
 def _settings(file: Path) -> Iterator[Setting]:

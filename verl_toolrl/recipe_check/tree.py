@@ -18,6 +18,7 @@ from typing import Any
 from verl_toolrl.integrations.registered import ray_init_parameters
 from verl_toolrl.integrations.verl_config import config_class, field_hints, nested_class
 from verl_toolrl.recipe_check.finding import Finding, did_you_mean
+from verl_toolrl.recipe_check.own_nodes import OWN_NODES
 
 __all__ = ["MOVED", "OPEN", "Value", "changed_values", "unknown_keys"]
 
@@ -28,10 +29,8 @@ OPEN: dict[str, str] = {
     "trainer.toolrl": "options of our trainers; checked by name",
     "actor_rollout_ref.rollout.custom": "verl's own extension point",
     "ray_kwargs.ray_init.runtime_env": "passed to Ray",
-    "launch": "what the parts of a recipe tell each other",
-    "recipe": "what a recipe says about itself",
 }
-"""Nodes that take any key, and who reads them."""
+"""Nodes that take any key here, and who reads them."""
 
 MOVED: dict[str, str] = {
     "actor_rollout_ref.rollout.skip": "skip.rollout",
@@ -74,12 +73,12 @@ def unknown_keys(config: Mapping[str, Any], base: Mapping[str, Any], used: set[s
     for path, node, known, cls in _nodes(config, base):
         for name in node:
             key = f"{path}.{name}" if path else str(name)
-            # A dataclass refuses what it does not know, even if something reads it before.
-            if str(name) in known or key in OPEN or (cls is None and _is_used(key, used)):
+            # A dataclass of verl refuses what it does not know, even if something reads it before.
+            refused = cls is not None and not _is_own(path)
+            if str(name) in known or key in OPEN or key in OWN_NODES or (not refused and _is_used(key, used)):
                 continue
-            yield Finding(
-                key, _say(key, str(name), known, cls, names, node[name]), is_error=not _read(cls, str(name), known)
-            )
+            text = _say(key, str(name), known, cls if refused else None, names)
+            yield Finding(key, text, is_error=not _read(cls, str(name), known))
 
 
 def changed_values(config: Mapping[str, Any], base: Mapping[str, Any]) -> Iterator[Value]:
@@ -108,11 +107,11 @@ def _nodes(
 ) -> Iterator[tuple[str, Mapping[str, Any], set[str], type | None]]:
     """Yield every mapping that is not open: its key, itself, the keys it may have, and its dataclass."""
     below = _at(base, path)
-    cls = _class_of(config, hint)
+    cls = OWN_NODES.get(path) or _class_of(config, hint)
     known = set(below) if isinstance(below, Mapping) else set()
     hints = field_hints(cls) if cls else {}
     if cls:
-        known |= set(hints) | {"_target_"}
+        known |= set(hints) | (set() if _is_own(path) else {"_target_"})
     if path == "ray_kwargs.ray_init":
         known |= ray_init_parameters()
     if path and not known:
@@ -120,8 +119,13 @@ def _nodes(
     yield path, config, {str(name) for name in known}, cls
     for name, value in config.items():
         key = f"{path}.{name}" if path else str(name)
-        if isinstance(value, Mapping) and str(name) in {str(item) for item in known} and key not in OPEN:
+        described = str(name) in {str(item) for item in known} or key in OWN_NODES
+        if isinstance(value, Mapping) and described and key not in OPEN:
             yield from _nodes(value, base, key, hints.get(name))
+
+
+def _is_own(path: str) -> bool:
+    return any(path == node or path.startswith(f"{node}.") for node in OWN_NODES)
 
 
 def _class_of(node: Mapping[str, Any], hint: Any) -> type | None:
@@ -168,10 +172,12 @@ def _asked_for() -> frozenset[str]:
     return frozenset(re.findall(r"config[\w.\[\]\"']*\.get\(\s*[\"'](\w+)[\"']", text))
 
 
-def _say(key: str, name: str, known: set[str], cls: type | None, names: list[str], value: Any) -> str:
+def _say(key: str, name: str, known: set[str], cls: type | None, names: list[str]) -> str:
     moved = next((new for old, new in MOVED.items() if key == old or key.startswith(f"{old}.")), None)
     if moved is not None:
         return f"is gone from verl: it is now {moved}"
+    if _is_own(key.rpartition(".")[0]):
+        return f"nothing reads it{did_you_mean(name, known)}; known: {', '.join(sorted(known))}"
     if name in ENGINE_NODES:
         return ENGINE_NODES[name]
     guess = did_you_mean(name, known)

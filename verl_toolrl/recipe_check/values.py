@@ -45,12 +45,14 @@ CHOICES: dict[str, tuple[str, ...]] = {
 """Key -> the values that verl knows. (Straight KL estimates, `+` behind the name, are allowed as well.)"""
 
 # Where verl's default does not show what is allowed.
-_ALSO: dict[str, tuple[type, ...]] = {
+_ALSO: dict[str, tuple[Any, ...]] = {
     "trainer.logger": (str, list),
     "data.train_files": (str, list),
     "data.val_files": (str, list, type(None)),
     "trainer.v1.colocate_async.num_warmup_batches": (int, float),
     "trainer.v1.separate_async.num_warmup_batches": (int, float),
+    "trainer.save_freq": (int, typing.Literal["after_each_epoch"]),
+    "trainer.test_freq": (int, typing.Literal["after_each_epoch"]),
     "model.target_modules": (str, list),
 }
 _OPTIONAL: dict[str, type] = {

@@ -50,12 +50,37 @@ def errors(report: Report) -> list[tuple[str, str]]:
 
 
 ROLLOUT, ACTOR = "actor_rollout_ref.rollout", "actor_rollout_ref.actor"
+NATIVE = "{agent: {default_agent_loop: toolrl_native}, custom: {toolrl: %s}}"
 
 # Key and value that are written, and what the finding must name. Every kind that Hydra accepts without a word.
 MISTAKES = [
     # a misspelt key: in a node without a dataclass, in one with, and at the top
     pytest.param("trainer.tset_freq", "5", "trainer.tset_freq", "did you mean 'test_freq'", id="typo in trainer"),
     pytest.param("data.max_promt_length", "9", "data.max_promt_length", "'max_prompt_length'", id="typo in data"),
+    # settings of our loops of several turns
+    pytest.param(
+        ROLLOUT,
+        NATIVE % "{toolbx: quickstart}",
+        f"{ROLLOUT}.custom.toolrl",
+        "did you mean 'toolbox'",
+        id="typo in toolrl",
+    ),
+    pytest.param(ROLLOUT, NATIVE % "{steps: 3}", f"{ROLLOUT}.custom.toolrl.toolbox", "needs a tool set", id="no tools"),
+    pytest.param(
+        ROLLOUT,
+        NATIVE % "{toolbox: quikstart}",
+        f"{ROLLOUT}.custom.toolrl",
+        "did you mean 'quickstart'",
+        id="no such set",
+    ),
+    pytest.param(
+        "trainer.toolrl.alarms",
+        "{no_call: 0.5}",
+        "trainer.toolrl.alarms",
+        "did you mean 'no_call_share'",
+        id="no alarm",
+    ),
+    pytest.param("trainer.toolrl.max_lost_share", "2", "trainer.toolrl.max_lost_share", "at most 1", id="share of 2"),
     pytest.param(
         "algorithm.adv_estimater", "grpo", "algorithm.adv_estimater", "'adv_estimator'", id="typo in algorithm"
     ),

@@ -128,9 +128,8 @@ def test_no_token_of_a_tool_trains_and_no_token_of_the_model_is_masked(
     for turn, (step, following) in enumerate(zip(rollout.trajectory.steps, rollout.trajectory.steps[1:])):
         assert step.span and following.span
         between = rollout.response_ids[step.span[1] : following.span[0]]
-        plain = chat.tail_ids(
-            [{**message, "content": "x"} for message in rollout.appended[turn]], chat.tokenizer.eos_token_id
-        )
+        frame = [{**message, "content": "x"} for message in rollout.appended[turn]]
+        plain = asyncio.run(chat.tail_ids(frame, chat.tokenizer.eos_token_id))
         assert sum(token in control for token in between) <= sum(token in control for token in plain)
 
 
@@ -175,7 +174,7 @@ def test_an_answer_that_the_engine_did_not_end_is_ended_by_the_template(make_tok
     chat = ChatTokens(make_tokenizer("qwen2.5"))
     tail = [{"role": "tool", "content": "5"}]
     end = chat.tokenizer.eos_token_id
-    assert [end, *chat.tail_ids(tail, end)] == chat.tail_ids(tail, 5)
+    assert [end, *asyncio.run(chat.tail_ids(tail, end))] == asyncio.run(chat.tail_ids(tail, 5))
 
 
 def test_a_tokenizer_without_a_template_is_refused(make_tokenizer: MakeTokenizer) -> None:

@@ -48,8 +48,10 @@ def lint(
     """
     from verl_toolrl.rewards import make_reward
     from verl_toolrl.rewards.lint import SAMPLE, Row, lint_reward
+    from verl_toolrl.rewards.trajectory import need_response_reward
 
     configured = make_reward(reward, **parse_settings(settings or []))
+    need_response_reward(configured, reward)
     given = SAMPLE if rows is None else [Row(*row) for row in _read(rows)]
     report = lint_reward(configured, list(given)[:limit], dialect=dialect, max_seconds=max_seconds)
     if as_json:

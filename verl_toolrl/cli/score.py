@@ -40,8 +40,10 @@ def score(
     import json
 
     from verl_toolrl.rewards import make_reward
+    from verl_toolrl.rewards.trajectory import need_response_reward
 
     configured = make_reward(reward, **parse_settings(settings or []))
+    need_response_reward(configured, reward)
     failed = total = 0
     with _open(file) as lines:
         for number, line in _numbered(lines):

@@ -16,7 +16,7 @@ import asyncio
 import logging
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -81,6 +81,13 @@ class Workplace:
     budget: Budget | None
     limits: TurnLimits
     groups: Groups
+    _schemas: dict[tuple[str, ...] | None, list[dict[str, Any]]] = field(default_factory=dict)
+
+    def schemas(self, names: tuple[str, ...] | None) -> list[dict[str, Any]]:
+        """Return the schemas of these tools, made once; the toolbox is open."""
+        if names not in self._schemas:
+            self._schemas[names] = self.box.schemas(names)
+        return self._schemas[names]
 
     @classmethod
     def of(cls, config: DictConfig, tokenizer: Any, form: str, *, box: Toolbox | None = None) -> Workplace:
@@ -191,6 +198,7 @@ class DialogueLoop(AgentLoopBase):
         async with place.box.session(
             name, state=wanted.state, budget=wanted.budget, tools=wanted.tools, extra=dict(extra_info)
         ) as session:
+            schemas = place.schemas(wanted.tools)
             rollout = await run_dialogue(
                 engine=engine,
                 chat=place.chat,
@@ -200,11 +208,12 @@ class DialogueLoop(AgentLoopBase):
                 limits=place.limits,
                 sampling=sampling_params,
                 request_id=name,
+                schemas=schemas,
                 extra=_extra(row, extra_info, step),
             )
             if place.box.states:
                 rollout.trajectory.extra["final_state"] = await session.snapshot()  # type: ignore[index]
-            problems = self._audit(name, rollout, session.schemas)
+            problems = self._audit(name, rollout, schemas)
         return _output(rollout, engine, problems)
 
     def _seed(

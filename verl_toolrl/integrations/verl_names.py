@@ -62,6 +62,14 @@ NAMES: tuple[VerlName, ...] = (
         "verl.utils.dataset.multiturn_sft_dataset:MultiTurnSFTDataset._read_files_and_process",
         "tools of a supervised row in the chat template",
     ),
+    _name("verl.experimental.agent_loop.agent_loop:AgentLoopBase.run", "loops of several turns", "sampling_params"),
+    _name("verl.experimental.agent_loop.agent_loop:AgentLoopMetrics", "times of a trajectory"),
+    _name(
+        "verl.workers.rollout.llm_server:LLMServerClient.generate",
+        "the engine of a trajectory",
+        *("request_id", "prompt_ids", "sampling_params"),
+    ),
+    _name("verl.workers.rollout.replica:TokenOutput", "what an engine answers"),
     _name("verl.trainer.ppo.v1:register_trainer", "names of trainers", "name"),
     _name("verl.trainer.ppo.v1:get_trainer_cls", "doctor", "name"),
     _name("verl.trainer.ppo.v1:PPOTrainerSync", "base of toolrl_sync"),
@@ -77,7 +85,18 @@ NAMES: tuple[VerlName, ...] = (
         "components in the training log",
         *("batch", "metrics", "timing_raw", "global_steps", "epoch"),
     ),
+    _name(f"{_TRAINER}._validate", "lost sessions beside the figures of a validation"),
     _name("verl.trainer.ppo.v1.replay_buffer:ReplayBuffer.__init__", "the poll interval", "poll_interval"),
+    _name(
+        "verl.trainer.ppo.v1.replay_buffer:ReplayBuffer.sample",
+        "lost sessions of a validation",
+        *("global_steps", "partition_id", "batch_size"),
+    ),
+    _name("transfer_queue:get_client", "whether lost sessions can be reported"),
+    _name("transfer_queue:async_kv_put", "reporting lost sessions", "key", "partition_id", "tag"),
+    _name("transfer_queue:kv_list", "reading lost sessions", "partition_id"),
+    _name("transfer_queue:kv_clear", "dropping small groups", "keys", "partition_id"),
+    _name("transfer_queue:KVBatchMeta.select_keys", "dropping small groups", "keys_to_select"),
     _name("transfer_queue:kv_batch_get", "reading components", "keys", "partition_id", "select_fields"),
 )
 """Relied on everywhere."""

@@ -82,7 +82,7 @@ def _compare(
     config: Mapping[str, Any], base: Mapping[str, Any], raw: Mapping[str, Any], root: str, sources: Sources
 ) -> Iterator[Finding]:
     from verl_toolrl.recipe_check.dataclasses import RL_NODES, SFT_NODES, check_dataclasses
-    from verl_toolrl.recipe_check.names import check_algorithm, check_names, check_reward, check_trainer
+    from verl_toolrl.recipe_check.names import check_algorithm, check_names, check_reward, check_rollout, check_trainer
     from verl_toolrl.recipe_check.sizes import check_sft_sizes, check_sizes
     from verl_toolrl.recipe_check.tree import changed_values, unknown_keys
     from verl_toolrl.recipe_check.values import check_choices, check_dead, check_type
@@ -97,6 +97,7 @@ def _compare(
     if root == "ppo_trainer":
         yield from check_reward(config)
         yield from check_algorithm(config)
+        yield from check_rollout(config)
         yield from check_trainer(config)
     if not any(_is_figure(finding) for finding in wrong):
         sizes = check_sizes if root == "ppo_trainer" else check_sft_sizes

@@ -14,10 +14,12 @@ from verl_toolrl.integrations.trainer_options import TRAINER_OPTIONS, option_pro
 from verl_toolrl.recipe_check.finding import Finding
 from verl_toolrl.recipe_check.sizes import select
 
-__all__ = ["check_algorithm", "check_names", "check_reward", "check_trainer"]
+__all__ = ["check_algorithm", "check_names", "check_reward", "check_rollout", "check_trainer"]
 
 _OURS = ("verl_toolrl", "verl_toolrl.plugin")  # imports verl; its registrations are known
 _AGENT_LOOP = "actor_rollout_ref.rollout.agent.default_agent_loop"
+_OUR_LOOPS = ("toolrl_dialogue", "toolrl_native", "toolrl_react")
+_VERL_TOOLS = ("tool_config_path", "function_tool_path")
 
 
 def check_names(config: Mapping[str, Any], base: Mapping[str, Any]) -> Iterator[Finding]:
@@ -90,6 +92,28 @@ def check_algorithm(config: Mapping[str, Any]) -> Iterator[Finding]:
             "trainer.v1.trainer_mode",
             f"algorithm.adv_estimator={algorithm['adv_estimator']} needs a trainer of ours: toolrl_{mode or 'sync'}",
         )
+
+
+def check_rollout(config: Mapping[str, Any]) -> Iterator[Finding]:
+    """Check the settings of our agent loops of several turns, and that one of them is there to read them."""
+    key = "actor_rollout_ref.rollout.custom.toolrl"
+    block, loop = select(config, key), str(select(config, _AGENT_LOOP) or "")
+    if loop not in _OUR_LOOPS:
+        if block is not None:
+            message = f"only rows with an agent_name of {', '.join(_OUR_LOOPS)} read it; {loop} does not"
+            yield Finding(key, message, is_error=False)
+        return
+    from verl_toolrl.rollout.settings import RolloutSettings
+    from verl_toolrl.toolbox import Toolbox
+
+    try:
+        settings = RolloutSettings.from_mapping(block)
+        if settings.toolbox is not None:
+            Toolbox.load(settings.toolbox)
+        elif not any(select(config, f"actor_rollout_ref.rollout.multi_turn.{path}") for path in _VERL_TOOLS):
+            yield Finding(f"{key}.toolbox", f"the agent loop {loop} needs a tool set")
+    except (AuthorError, TypeError) as err:
+        yield Finding(key, str(err))
 
 
 def check_trainer(config: Mapping[str, Any]) -> Iterator[Finding]:

@@ -28,7 +28,7 @@ from verl_toolrl.rewards.base import Reward
 from verl_toolrl.rewards.function import load_object
 from verl_toolrl.trajectory import Step, Trajectory
 
-__all__ = ["TrajectoryFunction", "empty_trajectory", "score_trajectory", "takes_trajectory"]
+__all__ = ["TrajectoryFunction", "empty_trajectory", "need_response_reward", "score_trajectory", "takes_trajectory"]
 
 _ARGUMENTS = ("trajectory", "step", "total_steps")
 
@@ -36,6 +36,18 @@ _ARGUMENTS = ("trajectory", "step", "total_steps")
 def takes_trajectory(reward: Callable[..., Any]) -> bool:
     """Whether a configured reward scores a `Trajectory` instead of a response."""
     return "trajectory" in inspect.signature(reward).parameters
+
+
+def need_response_reward(reward: Callable[..., Any], name: str) -> None:
+    """Refuse a reward of trajectories where there are only responses.
+
+    Raises:
+        ConfigError: If it takes a trajectory.
+    """
+    if takes_trajectory(reward):
+        raise ConfigError(
+            f"reward {name!r} scores whole trajectories, and here are only responses; it works in training"
+        )
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ turns, as Qwen3's does when a user's message follows a thought.
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -29,6 +30,7 @@ _MARKER = "MARKER-0f9c"
 _MARKS = ("FIRST-51d7", "SECOND-a8e2")
 _AWKWARD = ('{"a": "b \\" c"}\n', "  plain, with spaces and 'quotes'  ", "x")
 _PROMPTS = 64
+_LONG = 512
 
 
 class ChatTokens:
@@ -49,6 +51,8 @@ class ChatTokens:
         if not getattr(tokenizer, "chat_template", None):
             raise ConfigError("the tokenizer has no chat template; set actor_rollout_ref.model.custom_chat_template")
         self.tokenizer = tokenizer
+        # What transformers does around it costs as much again as a short text; a slow tokenizer has none.
+        self._backend = getattr(tokenizer, "backend_tokenizer", None)
         self._kwargs = dict(template_kwargs or {})
         self._prompts: OrderedDict[str, list[int]] = OrderedDict()
         self._frames: dict[tuple[str, ...], list[str] | None] = {}
@@ -91,11 +95,16 @@ class ChatTokens:
             raise ConfigError(f"the chat template refuses the roles {roles}: {type(err).__name__}: {err}") from err
 
     def encode(self, text: str) -> list[int]:
-        """Return the tokens of a rendered text; nothing is added."""
+        """Return the tokens of a rendered text; nothing is added. Safe to call from several threads."""
+        backend = self._backend
+        if backend is not None and backend.truncation is None and backend.padding is None:
+            return backend.encode(text, add_special_tokens=False).ids
         return self.tokenizer.encode(text, add_special_tokens=False)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of tokens, special ones included, white space untouched."""
+        if self._backend is not None:
+            return self._backend.decode(list(ids), skip_special_tokens=False)
         return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
     def harmless(self, text: str) -> str:
@@ -122,14 +131,18 @@ class ChatTokens:
                 self._prompts.popitem(last=False)
         return list(ids)
 
-    def tail_ids(self, appended: Sequence[Message], last_id: int | None) -> list[int]:
+    async def tail_ids(self, appended: Sequence[Message], last_id: int | None) -> list[int]:
         """Return the tokens that lead from an answer over `appended` to the next answer.
 
         Args:
             appended: Messages that follow the answer.
             last_id: Last token that the engine wrote; one that ends an answer is not written twice.
         """
-        ids = self.encode(self.tail_text(appended))
+        text = self.tail_text(appended)
+        if len(text) < _LONG:
+            ids = self.encode(text)
+        else:  # the tokenizer lets go of Python's lock; other trajectories go on meanwhile
+            ids = await asyncio.get_running_loop().run_in_executor(None, self.encode, text)
         return ids[1:] if last_id in self.stop_ids and ids[0] in self.stop_ids else ids
 
     def tail_text(self, appended: Sequence[Message]) -> str:

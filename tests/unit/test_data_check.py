@@ -45,6 +45,7 @@ SCHEMA = "a call breaks its tool's schema"
     ("bad", "check"),
     [
         ({"data_source": "rlla"}, "form of the row"),
+        ({**row(F, prompt="q"), "tools": "{}"}, "form of the row"),
         (row(truth="<tool_call>\n{bad}\n</tool_call>", prompt="q"), "ground truth cannot be read"),
         (row(ToolCall("f", {"x": "1"}), prompt="q"), SCHEMA),
         (row(ToolCall("f", {}), prompt="q"), SCHEMA),
@@ -113,3 +114,9 @@ def test_a_file_that_cannot_be_read_says_why(tmp_path: Path, name: str, content:
         (tmp_path / name).write_text(content)
     with pytest.raises(DatasetError, match=message):
         read_rows(tmp_path / name)
+
+
+def test_the_schemas_of_a_native_row_count_as_part_of_its_prompt() -> None:
+    native = {**row(F, prompt="q"), "tools": json.dumps(TOOLS)}
+    report = check_rows([row(F), native], "file", count_tokens=lambda prompt, tools=(): 10 + 100 * len(tools))
+    assert (10, 110) == (report.prompt_tokens["min"], report.prompt_tokens["max"])

@@ -16,7 +16,7 @@ import jsonschema_rs
 
 from verl_toolrl.errors import AuthorError
 from verl_toolrl.formats import write_response
-from verl_toolrl.formats.tool_list import row_tools
+from verl_toolrl.formats.tool_list import read_tools, row_tools
 from verl_toolrl.rewards import make_reward
 from verl_toolrl.rewards.ground_truth import GroundTruth, parse_ground_truth
 from verl_toolrl.schema import row_problems
@@ -67,7 +67,7 @@ def check_rows(
     name: str,
     *,
     others: Mapping[str, Sequence[Any]] | None = None,
-    count_tokens: Callable[[Any], int] | None = None,
+    count_tokens: Callable[..., int] | None = None,
     max_prompt_length: int | None = None,
 ) -> CheckReport:
     """Check the rows of one file.
@@ -76,7 +76,8 @@ def check_rows(
         rows: Rows in verl's schema.
         name: Name of the file, for messages.
         others: Name -> rows of other splits, in which no prompt of this one may stand.
-        count_tokens: Length of a prompt in tokens, template included.
+        count_tokens: Length in tokens of a prompt, template included, and of the schemas in the row's column `tools`,
+            where it has one.
         max_prompt_length: Longest prompt that the run keeps whole.
 
     Returns:
@@ -89,7 +90,7 @@ def check_rows(
     usable: dict[int, Mapping[str, Any]] = {}
     calls: dict[int, int] = {}
     for index, row in enumerate(rows):
-        problems = list(row_problems(row))
+        problems = [*row_problems(row), *_tools_problems(row)]
         form.rows += [(index, problem) for problem in problems]
         if problems:
             continue
@@ -107,6 +108,15 @@ def check_rows(
     if count_tokens is not None:
         _check_lengths(usable, count_tokens, max_prompt_length, report)
     return report
+
+
+def _tools_problems(row: Any) -> list[str]:
+    """Return what is wrong with the column `tools`, which goes into the chat template."""
+    try:
+        read_tools(row.get("tools") if isinstance(row, Mapping) else None, "column 'tools'")
+    except AuthorError as err:
+        return [str(err)]
+    return []
 
 
 def _truth(index: int, row: Mapping[str, Any], finding: Finding) -> GroundTruth | None:
@@ -214,11 +224,11 @@ def _splits(rows: Mapping[int, Mapping[str, Any]]) -> list[Finding]:
 
 def _check_lengths(
     rows: Mapping[int, Mapping[str, Any]],
-    count_tokens: Callable[[Any], int],
+    count_tokens: Callable[..., int],
     max_prompt_length: int | None,
     report: CheckReport,
 ) -> None:
-    lengths = {index: count_tokens(row["prompt"]) for index, row in rows.items()}
+    lengths = {index: _length(row, count_tokens) for index, row in rows.items()}
     if not lengths:
         return
     ordered = sorted(lengths.values())
@@ -232,3 +242,10 @@ def _check_lengths(
         long = Finding(f"prompt longer than {max_prompt_length} tokens", "warning")
         long.rows = [(index, f"{length} tokens") for index, length in lengths.items() if length > max_prompt_length]
         report.findings.append(long)
+
+
+def _length(row: Mapping[str, Any], count_tokens: Callable[..., int]) -> int:
+    tools = row.get("tools")
+    if tools is None:
+        return count_tokens(row["prompt"])
+    return count_tokens(row["prompt"], [{"type": "function", "function": dict(tool)} for tool in read_tools(tools)])

@@ -9,7 +9,8 @@ What is here, in the order in which a row comes about:
 
     pools.py      words that values are taken from          values.py   values from a JSON Schema
     asks.py       one need and the call that serves it      phrases/    how people say it, by hand, a file a domain
-    generic.py    the same from a schema alone              talk.py     talk that needs no tool, wishes beyond any tool
+    written.py    needs in those words                      generic.py  needs in the words of a schema
+    subjects.py   either of them, for a tool                talk.py     talk that needs no tool, wishes beyond any tool
     tasks.py      from needs to a whole question            offers.py   which tools stand on the list
     prompts.py    from a question to messages               history.py  earlier turns of the dialogue
     splits.py     sets of rows that share no question       spec.py     what to make

@@ -18,9 +18,10 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-__all__ = ["Ask", "Lookup", "Phrases", "fields_of", "spelled"]
+__all__ = ["Arguments", "Ask", "Lookup", "Phrases", "fields_of", "spelled", "with_facts"]
 
 Arguments = dict[str, Any]
+"""Of one call."""
 
 
 @dataclass(frozen=True)
@@ -86,3 +87,9 @@ def spelled(value: Any) -> str:
 
         return json.dumps(value, ensure_ascii=False)
     return str(value)
+
+
+def with_facts(draw: Random, facts: list[str], question: str) -> str:
+    """Return a text of facts in random order, and then the question."""
+    draw.shuffle(facts)
+    return f"{'. '.join(facts)}. {question}"

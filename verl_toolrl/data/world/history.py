@@ -12,8 +12,8 @@ from random import Random
 from verl_toolrl.data.world.asks import spelled
 from verl_toolrl.data.world.prompts import Turn
 from verl_toolrl.data.world.splits import question_key
+from verl_toolrl.data.world.subjects import Subject
 from verl_toolrl.data.world.talk import answer_in_text
-from verl_toolrl.data.world.tasks import Subject
 from verl_toolrl.trajectory import ToolCall
 
 __all__ = ["earlier_turn"]
@@ -43,4 +43,4 @@ def earlier_turn(draw: Random, subjects: Sequence[Subject], taken: set[str]) -> 
 
 def _repeatable(subject: Subject) -> bool:
     tool = subject.tool
-    return subject.phrases is not None and tool.state is None and tool.deterministic and not tool.is_async
+    return subject.written and tool.state is None and tool.deterministic and not tool.is_async

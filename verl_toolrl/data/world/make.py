@@ -20,8 +20,9 @@ from verl_toolrl.data.world.splits import (
     refuse_leaks,
     schedule,
 )
+from verl_toolrl.data.world.subjects import Subject, subject_of
 from verl_toolrl.data.world.talk import some_wish
-from verl_toolrl.data.world.tasks import Kind, Subject, Task, call_task, talk_task, unserved_task
+from verl_toolrl.data.world.tasks import Kind, Task, call_task, talk_task, unserved_task
 from verl_toolrl.errors import ConfigError, DatasetError
 from verl_toolrl.toolbox import Tool, Toolbox
 
@@ -106,7 +107,7 @@ class _Maker:
             raise ConfigError(
                 f"tool set {spec.toolset}: {len(tools)} tools are too few to hold one out; ask for 0 unseen rows"
             )
-        self.subjects = {tool.name: Subject(tool) for tool in tools}
+        self.subjects = {tool.name: subject_of(tool) for tool in tools}
         self.rows: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
         self.tasks: dict[str, list[Task]] = {split: [] for split in SPLITS}
         self.offered: dict[str, list[list[str]]] = {split: [] for split in SPLITS}

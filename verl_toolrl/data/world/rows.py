@@ -12,7 +12,8 @@ from verl_toolrl.data.world.history import earlier_turn
 from verl_toolrl.data.world.prompts import Turn, native_messages, native_truth, thought_of, toolrl_messages, truth
 from verl_toolrl.data.world.spec import WorldSpec
 from verl_toolrl.data.world.splits import HELD_OUT
-from verl_toolrl.data.world.tasks import Subject, Task
+from verl_toolrl.data.world.subjects import Subject
+from verl_toolrl.data.world.tasks import Task
 from verl_toolrl.formats import write_response
 
 __all__ = ["RowWriter", "count_words", "prompt_length"]

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from random import Random
 from typing import Any
 
-from verl_toolrl.data.world.asks import Ask, Phrases, fields_of, spelled
-from verl_toolrl.data.world.generic import GENERIC_WORDINGS, SchemaPhrases
-from verl_toolrl.data.world.phrases import phrases_for
-from verl_toolrl.data.world.pools import SPEAKERS
+from verl_toolrl.data.world.asks import Ask
+from verl_toolrl.data.world.subjects import Subject
 from verl_toolrl.data.world.talk import answer_in_text, small_talk
-from verl_toolrl.toolbox import Tool
 from verl_toolrl.trajectory import ToolCall
 
-__all__ = ["Kind", "Subject", "Task", "call_task", "talk_task", "unserved_task"]
+__all__ = ["Kind", "Task", "call_task", "talk_task", "unserved_task"]
 
 
 class Kind(str, Enum):
@@ -56,144 +53,6 @@ class Task:
     """State name -> keywords under which the calls work."""
     new_wording: bool = False
     """Whether it is said in words that training never shows."""
-
-
-class Subject:
-    """Draws what people want of one tool: by phrases written for it, or from its schema.
-
-    Args:
-        tool: The tool.
-
-    Raises:
-        DatasetError: If no arguments can be drawn that its schema accepts.
-    """
-
-    def __init__(self, tool: Tool) -> None:
-        self.tool = tool
-        self.phrases: Phrases | None = phrases_for(tool)
-        self._generic = SchemaPhrases(tool) if self.phrases is None else None
-
-    def ask(self, draw: Random, *, held_out: bool) -> Ask:
-        """Draw a need whose values all stand in the text."""
-        if self._generic is not None:
-            arguments = self._generic.draw(draw)
-            wording = draw.randrange(GENERIC_WORDINGS - (not held_out))
-            return Ask(
-                self.tool.name,
-                arguments,
-                self._generic.say(arguments, wording),
-                new_wording=wording == GENERIC_WORDINGS - 1,
-            )
-        assert self.phrases is not None
-        arguments = self.phrases.draw(draw)
-        fitting = [wording for wording in self.phrases.wordings if fields_of(wording) == set(arguments)]
-        kept = 1 if len(fitting) >= 3 else 0
-        known, new = fitting[: len(fitting) - kept], fitting[len(fitting) - kept :]
-        is_new = held_out and bool(new) and draw.random() < 0.5
-        text = draw.choice(new if is_new else known).format(**_spelled(arguments))
-        return Ask(self.tool.name, arguments, text, self._state(arguments), is_new)
-
-    def lookup(self, draw: Random) -> Ask | None:
-        """Draw a need with a value that must be found among facts about several people; None if that cannot be."""
-        people = draw.sample(SPEAKERS, 3)
-        if self._generic is not None:
-            return self._generic_lookup(draw, people)
-        assert self.phrases is not None
-        if not self.phrases.lookups:
-            return None
-        way = draw.choice(self.phrases.lookups)
-        wanted = fields_of(way.wording) - {"who"} | {way.key}
-        arguments = _drawn(draw, self.phrases.draw, lambda found: set(found) == wanted)
-        if arguments is None:
-            return None
-        fixed = (fields_of(way.fact) - {"who", "value"}) & set(arguments)
-        values = [arguments[way.key]]
-        while len(values) < len(people):
-            other = _drawn(
-                draw,
-                self.phrases.draw,
-                lambda found: (
-                    way.key in found
-                    and found[way.key] not in values
-                    and all(found.get(key) == arguments[key] for key in fixed)
-                ),
-            )
-            if other is None:
-                return None
-            values.append(other[way.key])
-        slots = _spelled({key: value for key, value in arguments.items() if key != way.key})
-        facts = [
-            way.fact.format(**{**slots, "who": who, "value": spelled(value)})
-            for who, value in zip(people, values, strict=True)
-        ]
-        question = way.wording.format(**slots, who=people[0])
-        return Ask(self.tool.name, arguments, _with_facts(draw, facts, question), self._state(arguments))
-
-    def computed(self, draw: Random) -> Ask | None:
-        """Draw a need with a value that must be worked out; None if nobody wrote one and no argument is an integer."""
-        if self._generic is not None:
-            return self._generic_computed(draw)
-        assert self.phrases is not None
-        if not self.phrases.computed:
-            return None
-        text, arguments = draw.choice(self.phrases.computed)(draw)
-        return Ask(self.tool.name, arguments, text, self._state(arguments))
-
-    def _state(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        if self.phrases is None or self.phrases.state is None or self.tool.state is None:
-            return {}
-        return {self.tool.state.name: dict(self.phrases.state(arguments))}
-
-    def _generic_lookup(self, draw: Random, people: Sequence[str]) -> Ask | None:
-        assert self._generic is not None
-        arguments = self._generic.draw(draw)
-        keys = [key for key, value in arguments.items() if isinstance(value, (str, int, float)) and value != ""]
-        keys = [key for key in keys if not isinstance(arguments[key], bool)]
-        if not keys:
-            return None
-        key = draw.choice(keys)
-        values = [arguments[key]]
-        for _ in range(50):
-            value = self._generic.draw(draw).get(key)
-            if value is not None and value not in values:
-                values.append(value)
-            if len(values) == len(people):
-                break
-        else:
-            return None
-        noun = key.replace("_", " ")
-        facts = [f"The {noun} of {who} is {spelled(value)}" for who, value in zip(people, values, strict=True)]
-        question = self._generic.say({**arguments, key: f"that of {people[0]}"}, draw.randrange(GENERIC_WORDINGS - 1))
-        question = question.replace(f'"that of {people[0]}"', f"that of {people[0]}")
-        return Ask(self.tool.name, arguments, _with_facts(draw, facts, question))
-
-    def _generic_computed(self, draw: Random) -> Ask | None:
-        assert self._generic is not None
-        arguments = self._generic.draw(draw)
-        keys = [key for key, value in arguments.items() if type(value) is int and value >= 4]
-        if not keys:
-            return None
-        key = draw.choice(keys)
-        part = draw.randint(1, arguments[key] - 1)
-        said = f"the sum of {part} and {arguments[key] - part}"
-        question = self._generic.say({**arguments, key: said}, draw.randrange(GENERIC_WORDINGS - 1))
-        return Ask(self.tool.name, arguments, question.replace(f'"{said}"', said))
-
-
-def _drawn(
-    draw: Random, make: Callable[[Random], dict[str, Any]], fits: Callable[[dict[str, Any]], bool]
-) -> dict[str, Any] | None:
-    return next((found for found in (make(draw) for _ in range(300)) if fits(found)), None)
-
-
-def _spelled(arguments: Mapping[str, Any]) -> dict[str, str]:
-    return {key: spelled(value) for key, value in arguments.items()}
-
-
-def _with_facts(draw: Random, facts: list[str], question: str) -> str:
-    draw.shuffle(facts)
-    text = ". ".join(facts)
-    return f"{text}. {question}"
 
 
 _JOINED = (

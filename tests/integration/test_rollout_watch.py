@@ -22,7 +22,7 @@ from verl.trainer.ppo.v1.utils import compute_advantage_for_multi_trajectories
 from verl_toolrl.errors import ConfigError, InfrastructureError
 from verl_toolrl.integrations import rollout_watch
 from verl_toolrl.integrations.lost_sessions import Groups
-from verl_toolrl.integrations.rollout_watch import RolloutWatch, small_groups
+from verl_toolrl.integrations.rollout_watch import RolloutWatch, journal_folder, small_groups
 
 
 def config(estimator: str = "grpo", rollouts: int = 4, **toolrl: Any) -> DictConfig:
@@ -92,6 +92,16 @@ def test_a_step_without_a_group_of_two_stops_the_run(cleared: list[str]) -> None
 def test_a_wrong_option_is_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         watch(config(**options))
+
+
+@pytest.mark.parametrize(
+    ("checkpoints", "wanted"),
+    [("run/checkpoints", "run/trajectories"), ("out/mine", "out/mine/trajectories")],
+)
+def test_every_run_has_trajectories_of_its_own(checkpoints: str, wanted: str) -> None:
+    cfg = config()
+    cfg.trainer.default_local_dir = checkpoints
+    assert wanted == str(journal_folder(cfg))
 
 
 # --- the gradient -----------------------------------------------------------------------------------------------------

@@ -32,12 +32,18 @@ from verl_toolrl.integrations.trajectory_travel import TRAJECTORY, step_rewards_
 from verl_toolrl.rollout.health import Alarms, Thresholds, measure, zero_variance_share
 from verl_toolrl.rollout.journal import Journal
 
-__all__ = ["RolloutWatch", "small_groups"]
+__all__ = ["RolloutWatch", "journal_folder", "small_groups"]
 
 logger = logging.getLogger(__name__)
 
 # Estimators of verl that look at one trajectory at a time, or only at the whole batch.
 _ALONE = ("gae", "reinforce_plus_plus", "remax")
+
+
+def journal_folder(config: DictConfig) -> Path:
+    """Return where trajectories are written: beside the folder `checkpoints` of a run, else among the checkpoints."""
+    checkpoints = Path(str(config.trainer.default_local_dir))
+    return (checkpoints.parent if checkpoints.name == "checkpoints" else checkpoints) / "trajectories"
 
 
 def small_groups(keys: Sequence[str], least: int) -> set[str]:
@@ -80,7 +86,7 @@ class RolloutWatch:
             alarms = OmegaConf.to_container(alarms, resolve=True)
         self._alarms = Alarms(Thresholds.from_mapping(alarms))
         self._journal = Journal(
-            Path(str(config.trainer.default_local_dir)).parent / "trajectories",
+            journal_folder(config),
             steps=options.get("journal_steps", 50),
             trajectories=options.get("journal_trajectories", 64),
             megabytes=options.get("journal_megabytes", 256),

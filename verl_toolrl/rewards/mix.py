@@ -19,6 +19,7 @@ from typing import Any
 from verl_toolrl.errors import ConfigError
 from verl_toolrl.rewards.base import Reward, RewardFunction, make_reward, register_reward
 from verl_toolrl.rewards.schedules import Schedule, parse_schedule
+from verl_toolrl.rewards.trajectory import need_response_reward
 
 __all__ = ["MixReward", "make_mix"]
 
@@ -91,6 +92,7 @@ def make_mix(*, rewards: Mapping[str, Any]) -> MixReward:
             reward = make_reward(
                 str(function if function is not None else kind if kind is not None else name), **options
             )
+            need_response_reward(reward, str(name))
         except ConfigError as err:
             raise ConfigError(f"mix: {name!r}: {err}") from err
         parts.append((str(name), reward, weight))

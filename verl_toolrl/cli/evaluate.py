@@ -35,6 +35,9 @@ def evaluate(
     ] = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of a response.")] = 512,
     limit: Annotated[int | None, typer.Option(min=1, help="Measure the first N rows of each set.")] = None,
+    dialect: Annotated[
+        str, typer.Option(help="How the model writes calls: toolrl, hermes, llama3_json, qwen3_coder, ...")
+    ] = "toolrl",
     resume: Annotated[bool, typer.Option("--resume", help="Keep the answers that --output holds.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap; decoding is greedy.")] = 0,
     name: Annotated[
@@ -51,6 +54,8 @@ def evaluate(
     Every row is answered once, greedily. Correctness, in [-3, 3], is the mean over the rows whose reference has calls.
     Exact match (acc) asks for all calls and no other; where no call is wanted, for none. A set is what shares a
     data_source.
+
+    Rows with a column `tools` are asked through the model's own template for tools; --dialect says how it then writes.
 
     A folder is loaded by vLLM (on a GPU, or on the CPU with the CPU build), a run folder means its newest checkpoint. A
     measurement that was stopped leaves the rows it has in --output; --resume goes on.
@@ -81,6 +86,7 @@ def evaluate(
                 files,
                 output,
                 max_tokens=max_tokens,
+                dialect=dialect,
                 limit=limit,
                 resume=resume,
                 endpoint=endpoint if is_endpoint(model) else None,

@@ -43,7 +43,7 @@ def draw_curves(
     # No pyplot: it would keep the figure and choose a window system.
     figure = Figure(figsize=(12, 7), layout="constrained")
     figure.suptitle(title)
-    upper, lower = figure.subfigures(2, 1, height_ratios=(1, 1.1))
+    upper, lower = list(figure.subfigures(2, 1, squeeze=False, height_ratios=(1, 1.1)).flat)
     for axes, (name, curves) in zip(_row(upper, len(panels)), panels.items()):
         _curves(axes, name, curves)
     metrics = list(dict.fromkeys(metric for found in sets.values() for metric in found.metrics))

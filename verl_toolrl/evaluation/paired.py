@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from verl_toolrl.errors import ConfigError
 from verl_toolrl.evaluation.result import Measurement, ScoredRow
@@ -62,8 +63,8 @@ class Trajectory:
 
 
 def bootstrap_interval(
-    before: Sequence[float],
-    after: Sequence[float],
+    before: npt.ArrayLike,
+    after: npt.ArrayLike,
     *,
     seed: int = 0,
     resamples: int = RESAMPLES,
@@ -81,9 +82,10 @@ def bootstrap_interval(
     Raises:
         ConfigError: If the lengths differ or there is no row.
     """
-    if len(before) != len(after) or not len(before):
-        raise ConfigError(f"pairs are needed, got {len(before)} and {len(after)} values")
-    differences = np.asarray(after, dtype=float) - np.asarray(before, dtype=float)
+    one, two = np.asarray(before, dtype=float), np.asarray(after, dtype=float)
+    if one.shape != two.shape or one.size == 0:
+        raise ConfigError(f"pairs are needed, got {one.size} and {two.size} values")
+    differences = two - one
     generator = np.random.default_rng(seed)
     count = len(differences)
     block = max(1, _BLOCK // count)

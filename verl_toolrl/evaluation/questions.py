@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from verl_toolrl.data.rows import read_rows
 from verl_toolrl.errors import DatasetError
+from verl_toolrl.formats import write_response
 from verl_toolrl.rewards.ground_truth import parse_ground_truth
 from verl_toolrl.rewards.released import released_ground_truth
 from verl_toolrl.schema import as_list, validate_row
@@ -44,8 +45,8 @@ def read_questions(files: Sequence[Path], *, limit: int | None = None) -> list[Q
         limit: Take this many rows of each set (`data_source`), the first ones.
 
     Raises:
-        DatasetError: If a file cannot be read or is empty, a row has a wrong form, or its ground truth is not text that
-            the released scorer can read; the text names file and row.
+        DatasetError: If a file cannot be read or is empty, a row has a wrong form, or its ground truth cannot be read;
+            the text names file and row.
     """
     found: list[Question] = []
     seen: dict[str, int] = {}
@@ -67,11 +68,15 @@ def read_questions(files: Sequence[Path], *, limit: int | None = None) -> list[Q
 def _question(row: Any, where: str) -> Question:
     validate_row(row, where)
     truth = row["reward_model"]["ground_truth"]
+    reference = parse_ground_truth(truth, where)
+    calls = reference.calls
+    if not isinstance(truth, str) or "<think>" not in truth:
+        # Calls or a message as JSON, or a bare answer: written out in the tags that the released scorer reads.
+        truth = write_response(calls, thought="", response=reference.response)
     try:
         released_ground_truth(truth)
     except DatasetError as err:
         raise DatasetError(f"{where}: {err}") from err
-    calls = parse_ground_truth(truth, where).calls
     # Parquet fills the keys that only some messages have with None.
     messages = [{key: value for key, value in message.items() if value is not None} for message in row["prompt"]]
     tools = _tools(row.get("tools"), where)
@@ -101,6 +106,4 @@ def _tools(value: Any, where: str) -> list[Any] | None:
 
 
 def _numbered(question: Question, number: int) -> Question:
-    from dataclasses import replace
-
     return replace(question, key=f"{question.key}#{number}")

@@ -1,6 +1,7 @@
 """The result file of a measurement: one JSON object with every response, its scores, and what was measured how.
 
-    {"schema": "verl-toolrl/evaluation/1", "model": "...", "kind": "checkpoint", "max_tokens": 160, "complete": true,
+    {"schema": "verl-toolrl/evaluation/1", "model": "...", "kind": "checkpoint", "max_tokens": 160, "dialect": "toolrl",
+     "complete": true,
      "files": [{"path": "...", "sha256": "..."}], "created": "2026-08-22T14:15:00", "seconds": 61.2,
      "sets": {"world/seen": {"rows": 256, "rows_with_calls": 256, "format": 0.91, "correctness": 0.8, "acc": 0.31}},
      "rows": [{"key": "...", "data_source": "world/seen", "question": "...", "ground_truth": "...", "response": "...",
@@ -61,6 +62,8 @@ class Measurement:
     """checkpoint or endpoint."""
     max_tokens: int
     """Most tokens of a response. Decoding is greedy."""
+    dialect: str = "toolrl"
+    """In which calls are read out of the responses."""
     files: list[dict[str, str]] = field(default_factory=list)
     """`path` and `sha256` of each."""
     rows: list[ScoredRow] = field(default_factory=list)
@@ -97,6 +100,7 @@ def measure(
     model: str,
     kind: str,
     max_tokens: int,
+    dialect: str = "toolrl",
     files: Sequence[Path] = (),
     **about: Any,
 ) -> Measurement:
@@ -108,6 +112,7 @@ def measure(
         model: Folder or address.
         kind: checkpoint or endpoint.
         max_tokens: Limit of a response.
+        dialect: In which calls are read out of the responses.
         files: Where the questions come from.
         **about: `created`, `seconds`, `engine`.
     """
@@ -123,13 +128,14 @@ def measure(
                     ground_truth=question.ground_truth,
                     response=answer.text,
                     finish=answer.finish,
-                    score=score_response(answer.text, question),
+                    score=score_response(answer.text, question, dialect),
                 )
             )
     return Measurement(
         model=model,
         kind=kind,
         max_tokens=max_tokens,
+        dialect=dialect,
         files=[fingerprint(file) for file in files],
         rows=rows,
         complete=len(rows) == len(questions),
@@ -154,7 +160,9 @@ def load_measurement(source: Path | Mapping[str, Any]) -> Measurement:
         if content.get("schema") != SCHEMA:
             raise ConfigError(f"{where}: not a result of `verl-toolrl evaluate` (schema {content.get('schema')!r})")
         rows = [_row(row) for row in content["rows"]]
-        fields = {key: content[key] for key in ("model", "kind", "max_tokens", "files", "complete", "created")}
+        fields = {
+            key: content[key] for key in ("model", "kind", "max_tokens", "dialect", "files", "complete", "created")
+        }
         return Measurement(**fields, seconds=content["seconds"], engine=content["engine"], rows=rows)
     except OSError as err:
         raise ConfigError(f"{where}: {err.strerror}") from err

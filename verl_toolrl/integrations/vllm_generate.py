@@ -71,7 +71,7 @@ def _generate(job: dict[str, Any], prompts: list[list[int]], output: IO[str]) ->
 
     from vllm import LLM, SamplingParams, TokensPrompt, __version__
 
-    engine = LLM(model=job["model"], disable_log_stats=True, **options).llm_engine
+    engine: Any = LLM(model=job["model"], disable_log_stats=True, **options).llm_engine
     _write(output, {"about": {"engine": f"vllm {__version__}"}})
     sampling = SamplingParams(temperature=0.0, max_tokens=job["max_tokens"])
     for prompt, tokens in zip(job["prompts"], prompts, strict=True):

@@ -14,6 +14,7 @@ from verl_toolrl.errors import ConfigError
 from verl_toolrl.evaluation.endpoint import Endpoint, ask, choose_model
 from verl_toolrl.evaluation.questions import Question, read_questions
 from verl_toolrl.evaluation.result import Answer, Measurement, fingerprint, load_measurement, measure, write_json
+from verl_toolrl.formats import get_dialect
 from verl_toolrl.launch.checkpoints import check_chat_template, find_model, merge, needs_merge
 from verl_toolrl.launch.generate import generate
 
@@ -34,6 +35,7 @@ def measure_model(
     output: Path,
     *,
     max_tokens: int = MAX_TOKENS,
+    dialect: str = "toolrl",
     limit: int | None = None,
     resume: bool = False,
     endpoint: Endpoint | None = None,
@@ -49,6 +51,7 @@ def measure_model(
         files: Rows to measure on.
         output: The result file.
         max_tokens: Limit of a response; decoding is greedy.
+        dialect: In which calls are read out of the responses; `toolrl` for rows that ask for ToolRL's tags.
         limit: Rows to take of each set.
         resume: Keep the answers that `output` holds.
         endpoint: How to ask a server, where `model` is its address.
@@ -58,6 +61,7 @@ def measure_model(
         ConfigError: Something given is wrong: rows, model, an output that holds something else.
         InfrastructureError: The engine or the server failed.
     """
+    get_dialect(dialect)
     questions = read_questions(files, limit=limit)
     answers = _earlier(output, model, files, max_tokens) if resume and output.exists() else {}
     _check_writable(output)
@@ -79,6 +83,7 @@ def measure_model(
             model=model,
             kind=kind,
             max_tokens=max_tokens,
+            dialect=dialect,
             files=files,
             created=created,
             seconds=round(time.monotonic() - begun, 1),

@@ -35,10 +35,10 @@ from typing import TYPE_CHECKING, Any
 from verl_toolrl.errors import ConfigError, InfrastructureError
 from verl_toolrl.launch.board import Board, Line
 from verl_toolrl.launch.launcher import execute, plan_run, report
-from verl_toolrl.launch.recipes import compose, find_recipe, quote
 from verl_toolrl.launch.metrics import Metrics
 from verl_toolrl.launch.preflight import check_memory
 from verl_toolrl.launch.progress import Progress
+from verl_toolrl.launch.recipes import compose, find_recipe, quote
 from verl_toolrl.launch.runs import Run, last_checkpoint, load_run
 
 if TYPE_CHECKING:
@@ -458,7 +458,7 @@ def closing(quickstart: Quickstart, differences: Mapping[str, SetDifference]) ->
     if quickstart.settings.fast:
         lines.append(
             f"--fast shows that every stage works on this machine. With {sizes.seen} held-out rows and {sizes.steps} "
-            "steps it cannot show how much the model learns: the intervals are wide, and most of the training is missing."
+            "steps it cannot show how much the model learns: intervals are wide, most of the training is missing."
         )
     else:
         lines.append(

@@ -135,7 +135,7 @@ def test_figures_are_shown_as(metric: str, value: float | None, sign: bool, expe
 
 
 def test_the_tables_name_sets_rows_and_intervals() -> None:
-    console = Console(width=120, record=True, file=open("/dev/null", "w"))
+    console = Console(width=80, record=True, file=open("/dev/null", "w"))
     console.print(score_table(AFTER))
     console.print(difference_table(compare(BEFORE, AFTER), title="held-out", before="warm-up", after="GRPO"))
     console.print(trajectory_table(pick_trajectories(BEFORE, AFTER)))

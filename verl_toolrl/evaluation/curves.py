@@ -46,6 +46,7 @@ def draw_curves(
     upper, lower = list(figure.subfigures(2, 1, squeeze=False, height_ratios=(1, 1.1)).flat)
     for axes, (name, curves) in zip(_row(upper, len(panels)), panels.items()):
         _curves(axes, name, curves)
+    lower.supxlabel("held-out rows, greedy; the line on a bar is the 95 % interval of the difference", fontsize="small")
     metrics = list(dict.fromkeys(metric for found in sets.values() for metric in found.metrics))
     for axes, metric in zip(_row(lower, len(metrics)), metrics):
         _before_after(axes, metric, sets, names)

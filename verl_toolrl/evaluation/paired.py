@@ -135,8 +135,8 @@ def _differences(pairs: Sequence[tuple[ScoredRow, ScoredRow]], seed: int) -> dic
 def pick_trajectories(before: Measurement, after: Measurement) -> list[Trajectory]:
     """Take one row that got better, one that stayed as it was, and one that got worse, where there is one.
 
-    Within a kind it is the first in the order of the rows, so that nobody chose it; rows whose response changed come
-    before those where it is the same.
+    Within a kind it is the first in the order of the rows, so that nobody chose it; rows that turned right or wrong come
+    before those whose response changed otherwise, and these before those where it is the same.
     """
     earlier = {row.key: row for row in before.rows}
     pairs = [(earlier[row.key], row) for row in after.rows if row.key in earlier]
@@ -147,7 +147,7 @@ def pick_trajectories(before: Measurement, after: Measurement) -> list[Trajector
     picked = []
     for kind, rows in kinds.items():
         if rows:
-            one, two = next((pair for pair in rows if pair[0].response != pair[1].response), rows[0])
+            one, two = min(rows, key=lambda pair: -_change(*pair))
             picked.append(Trajectory(kind, len(rows), one, two))
     return picked
 
@@ -155,3 +155,7 @@ def pick_trajectories(before: Measurement, after: Measurement) -> list[Trajector
 def _total(row: ScoredRow) -> float:
     """Order of outcomes: exactness first, then correctness, then format."""
     return 100 * row.score.acc + 10 * (row.score.correctness or 0.0) + row.score.format
+
+
+def _change(one: ScoredRow, two: ScoredRow) -> int:
+    return 2 if one.score.acc != two.score.acc else int(one.response != two.response)

@@ -48,13 +48,13 @@ def difference_table(
     from rich.table import Table
 
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    for column in ("set", "figure", "rows", before, after, "difference", "95 % interval"):
-        table.add_column(column, justify="left" if column in ("set", "figure") else "right", no_wrap=column != "set")
+    for column in ("", before, after, "difference", "95 % interval"):
+        table.add_column(column, justify="right" if column else "left", no_wrap=True)
     for name, found in sets.items():
-        shown = name
+        left_out = f", {found.left_out} left out" if found.left_out else ""
+        table.add_row(f"[bold]{name}[/] ({found.rows} rows{left_out})")
         for metric, difference in found.metrics.items():
-            table.add_row(shown, metric, str(difference.rows), *_figures(metric, difference))
-            shown = ""
+            table.add_row(f"  {metric}", *_figures(metric, difference))
         table.add_section()
     return table
 
@@ -82,9 +82,9 @@ def trajectory_table(trajectories: Sequence[Trajectory], *, before: str = "befor
     for trajectory in trajectories:
         question = Text.assemble(
             (f"{trajectory.kind} ({trajectory.rows_of_kind} rows)", "bold"),
-            f"  {trajectory.after.data_source}\n{trajectory.after.question}\n",
+            f"  {trajectory.after.data_source}\n{_asked(trajectory.after.question)}\n",
             ("wanted: ", "dim"),
-            trajectory.after.ground_truth,
+            trajectory.after.ground_truth.rpartition("</think>")[2].strip(),
         )
         cells = []
         for row in (trajectory.before, trajectory.after):
@@ -94,3 +94,8 @@ def trajectory_table(trajectories: Sequence[Trajectory], *, before: str = "befor
             cells.append(Text.assemble(row.response, (scores, "green" if row.score.acc else "red")))
         table.add_row(question, *cells)
     return table
+
+
+def _asked(text: str) -> str:
+    """The last thing that the user says, without ToolRL's tags around the dialogue."""
+    return text.rpartition("<user>")[2].partition("</user>")[0].strip() if "<user>" in text else text

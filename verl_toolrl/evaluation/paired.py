@@ -135,8 +135,8 @@ def _differences(pairs: Sequence[tuple[ScoredRow, ScoredRow]], seed: int) -> dic
 def pick_trajectories(before: Measurement, after: Measurement) -> list[Trajectory]:
     """Take one row that got better, one that stayed as it was, and one that got worse, where there is one.
 
-    Within a kind it is the first in the order of the rows, so that nobody chose it; rows that turned right or wrong come
-    before those whose response changed otherwise, and these before those where it is the same.
+    Within a kind it is the first in the order of the rows, so that nobody chose it; rows that turned right or wrong
+    come before those whose response changed otherwise, and these before those where it is the same.
     """
     earlier = {row.key: row for row in before.rows}
     pairs = [(earlier[row.key], row) for row in after.rows if row.key in earlier]

@@ -239,7 +239,8 @@ class Quickstart:
         sizes = self.sizes
         spec = WorldSpec(
             seed=self.settings.seed,
-            train=sizes.steps * ROWS_A_STEP,
+            # One pass over the rows, and two steps' worth to spare: a prompt that is too long is left out.
+            train=(sizes.steps + 2) * ROWS_A_STEP,
             sft=sizes.warm_up * ROWS_A_STEP,
             seen=sizes.seen,
             unseen=sizes.unseen,

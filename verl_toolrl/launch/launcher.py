@@ -39,7 +39,7 @@ from verl_toolrl.launch.runs import (
 from verl_toolrl.launch.stop import stop_run, sweep
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
 
 __all__ = ["EXIT_FAILED", "Plan", "execute", "plan_run", "report"]
 
@@ -165,7 +165,14 @@ def follows_parent() -> bool:
     return False
 
 
-def execute(plan: Plan, console: Console, *, verbose: bool = False, patience: float = 4.0) -> tuple[Run, Progress]:
+def execute(
+    plan: Plan,
+    console: Console,
+    *,
+    verbose: bool = False,
+    patience: float = 4.0,
+    frame: Callable[[RenderableType], RenderableType] | None = None,
+) -> tuple[Run, Progress]:
     """Run a plan to its end, drawing its progress.
 
     Args:
@@ -173,6 +180,7 @@ def execute(plan: Plan, console: Console, *, verbose: bool = False, patience: fl
         console: Where to draw; a panel on a terminal, lines elsewhere.
         verbose: Show the trainer's own output as well.
         patience: Seconds that the trainer gets to end by itself when the run is interrupted.
+        frame: Puts the panel into a larger picture, which is taken off the screen at the end.
 
     Returns:
         (the run with its outcome, what was seen of it).
@@ -193,7 +201,7 @@ def execute(plan: Plan, console: Console, *, verbose: bool = False, patience: fl
         for earlier in range(1, run.attempt.number):
             progress.recall(run.file("metrics.jsonl", earlier), up_to=plan.resume_step or -1)
         told = 0
-        with _display(progress, console, live=console.is_terminal and not verbose) as show:
+        with _display(progress, console, frame, live=console.is_terminal and not verbose) as show:
             while keeper.poll() is None:
                 if parent is not None and os.getppid() != parent:
                     parent = None
@@ -237,7 +245,9 @@ def _stand_in(run: Run, keeper_code: int | None, own_children: set[int]) -> None
 
 
 @contextlib.contextmanager
-def _display(progress: Progress, console: Console, *, live: bool) -> Iterator[Callable[[bool], None]]:
+def _display(
+    progress: Progress, console: Console, frame: Callable[[RenderableType], RenderableType] | None, *, live: bool
+) -> Iterator[Callable[[bool], None]]:
     """Yield the function that reads and draws what is new."""
     from rich.live import Live
 
@@ -258,11 +268,15 @@ def _display(progress: Progress, console: Console, *, live: bool) -> Iterator[Ca
     if not live:
         yield lines
         return
-    with Live(progress.panel(), console=console, refresh_per_second=4, transient=False) as screen:
+
+    def picture() -> RenderableType:
+        return frame(progress.panel()) if frame is not None else progress.panel()
+
+    with Live(picture(), console=console, refresh_per_second=4, transient=frame is not None) as screen:
 
         def draw(_: bool) -> None:
             progress.poll()
-            screen.update(progress.panel())
+            screen.update(picture())
 
         yield draw
 

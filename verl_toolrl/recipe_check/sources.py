@@ -7,6 +7,7 @@ own files are not: what they set is no change.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,9 @@ import yaml
 from verl_toolrl.launch.recipes import Composed, Recipe, recipe_folder
 
 __all__ = ["Sources", "Setting", "sources_of"]
+
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""The same in C where PyYAML has it."""
 
 
 @dataclass(frozen=True)
@@ -99,11 +103,14 @@ def _find(name: str, roots: list[Path]) -> Path | None:
     return next((path for root in roots if (path := root / f"{name.lstrip('/')}.yaml").is_file()), None)
 
 
-def _settings(file: Path) -> Iterator[Setting]:
-    text = file.read_text(encoding="utf-8")
-    root = yaml.compose(text, Loader=yaml.SafeLoader)
-    if isinstance(root, yaml.MappingNode):
-        yield from _walk(root, "", file, text.splitlines())
+def _settings(file: Path) -> list[Setting]:
+    return _settings_of(file, file.read_text(encoding="utf-8"))
+
+
+@functools.lru_cache(maxsize=256)
+def _settings_of(file: Path, text: str) -> list[Setting]:
+    root = yaml.compose(text, Loader=_Loader)
+    return list(_walk(root, "", file, text.splitlines())) if isinstance(root, yaml.MappingNode) else []
 
 
 def _walk(node: yaml.MappingNode, prefix: str, file: Path, lines: list[str]) -> Iterator[Setting]:

@@ -309,6 +309,21 @@ print("torch" in sys.modules, file=sys.stderr)
     assert (light.stderr, whole.stderr.splitlines()[-1]) == ("False\n", "True")
 
 
+def test_a_mistake_in_a_file_on_the_users_search_path_is_placed_there(write: Write, tmp_path: Path) -> None:
+    """A recipe that finds another, and a choice of their own, in a folder of theirs."""
+    (tmp_path / "shared" / "model").mkdir(parents=True)
+    (tmp_path / "shared" / "theirs.yaml").write_text(
+        "# @package _global_\ndefaults: [/toolrl/grpo, _self_, {override /model: own}]\ntrainer: {tset_freq: 5}\n"
+    )
+    (tmp_path / "shared" / "model" / "own.yaml").write_text(
+        "# @package _global_\nactor_rollout_ref: {model: {path: their/model, pth: x}}\n"
+    )
+    report = check_recipe(write(f"hydra: {{searchpath: ['file://{tmp_path}/shared']}}", "/theirs"), [])
+    assert [("actor_rollout_ref.model.pth", "own.yaml", 2), ("trainer.tset_freq", "theirs.yaml", 3)] == sorted(
+        (finding.key, Path(finding.file).name, finding.line) for finding in report.errors
+    )
+
+
 def test_a_mistake_on_the_command_line_is_placed_there(write: Write) -> None:
     recipe = write("trainer: {save_freq: 3}")
     report = check_recipe(recipe, ["+trainer.tset_freq=5", "trainer.save_freq=often"])

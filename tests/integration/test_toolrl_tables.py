@@ -30,7 +30,7 @@ def commands() -> list[tuple[str, list[str]]]:
     for line in (recipe_folder() / "toolrl" / "README.md").read_text(encoding="utf-8").splitlines():
         if line.startswith("| row |"):
             models = re.findall(r"`([\w.]+)`", line)
-        found += [(command, models) for command in re.findall(r"`(toolrl/\w+(?: [\w.+=]+)+)`", line) if "|" in line]
+        found += [(command, models) for command in re.findall(r"`(toolrl/\w+(?: [\w.+=/]+)+)`", line) if "|" in line]
     return [item for item in dict.fromkeys((command, tuple(models)) for command, models in found)]  # type: ignore[misc]
 
 

@@ -7,6 +7,7 @@ own files are not: what they set is no change.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,9 @@ import yaml
 from verl_toolrl.launch.recipes import Composed, Recipe, recipe_folder
 
 __all__ = ["Sources", "Setting", "sources_of"]
+
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""The same in C where PyYAML has it."""
 
 
 @dataclass(frozen=True)
@@ -59,16 +63,26 @@ class Sources:
 def sources_of(recipe: Recipe, composed: Composed) -> Sources:
     """Return the files of a composed recipe."""
     folder = recipe.folder or recipe_folder()
-    files = list(_own_files(folder / f"{recipe.name}.yaml", [folder, recipe_folder()], composed.choices))
+    own = folder / f"{recipe.name}.yaml"
+    roots = [folder, *_search_path(own), recipe_folder()]
+    files = list(_own_files(own, roots, composed.choices))
     # Groups of verl with a choice of ours.
     for group, choice in reversed(list(composed.choices.items())):
-        files += _own_files(_file_of(group, choice), [recipe_folder()], composed.choices)
+        files += _own_files(_find(f"{group.partition('@')[0]}/{choice}", roots), roots, composed.choices)
     return Sources(list(dict.fromkeys(files)))
 
 
-def _own_files(file: Path, roots: list[Path], choices: Mapping[str, str]) -> Iterator[Path]:
-    """Yield a recipe and what its defaults list names of ours, the strongest first."""
-    if not file.is_file():
+def _search_path(file: Path) -> list[Path]:
+    """Folders that a recipe adds to Hydra's search path."""
+    content = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else None
+    hydra = content.get("hydra") if isinstance(content, dict) else None
+    places = hydra.get("searchpath") or [] if isinstance(hydra, dict) else []
+    return [Path(str(place).removeprefix("file://")) for place in places if not str(place).startswith("pkg://")]
+
+
+def _own_files(file: Path | None, roots: list[Path], choices: Mapping[str, str]) -> Iterator[Path]:
+    """Yield a recipe and what its defaults list names that is not verl's, the strongest first."""
+    if file is None or not file.is_file():
         return
     content = yaml.safe_load(file.read_text(encoding="utf-8"))
     defaults = list(content.get("defaults", [])) if isinstance(content, dict) else []
@@ -76,27 +90,27 @@ def _own_files(file: Path, roots: list[Path], choices: Mapping[str, str]) -> Ite
         if item == "_self_":
             yield file
         elif isinstance(item, str):
-            places = roots if item.startswith("/") else [file.parent, *roots]
-            found = next((path for root in places if (path := root / f"{item.lstrip('/')}.yaml").is_file()), None)
-            yield from _own_files(found, roots, choices) if found is not None else ()
+            yield from _own_files(_find(item, roots if item.startswith("/") else [file.parent, *roots]), roots, choices)
         else:
             # `override` only changes what another line has chosen.
-            groups = [
-                str(group).removeprefix("optional ").lstrip("/") for group in item if "override " not in str(group)
-            ]
-            for group in groups:
-                yield from _own_files(_file_of(group, choices.get(group, "")), roots, choices)
+            for group in [str(group) for group in item if not str(group).startswith("override ")]:
+                name = group.removeprefix("optional ").lstrip("/")
+                path = f"{name.partition('@')[0]}/{choices.get(name, '')}"
+                yield from _own_files(_find(path, roots), roots, choices)
 
 
-def _file_of(group: str, choice: str) -> Path:
-    return recipe_folder() / group.partition("@")[0] / f"{choice}.yaml"
+def _find(name: str, roots: list[Path]) -> Path | None:
+    return next((path for root in roots if (path := root / f"{name.lstrip('/')}.yaml").is_file()), None)
 
 
-def _settings(file: Path) -> Iterator[Setting]:
-    text = file.read_text(encoding="utf-8")
-    root = yaml.compose(text, Loader=yaml.SafeLoader)
-    if isinstance(root, yaml.MappingNode):
-        yield from _walk(root, "", file, text.splitlines())
+def _settings(file: Path) -> list[Setting]:
+    return _settings_of(file, file.read_text(encoding="utf-8"))
+
+
+@functools.lru_cache(maxsize=256)
+def _settings_of(file: Path, text: str) -> list[Setting]:
+    root = yaml.compose(text, Loader=_Loader)
+    return list(_walk(root, "", file, text.splitlines())) if isinstance(root, yaml.MappingNode) else []
 
 
 def _walk(node: yaml.MappingNode, prefix: str, file: Path, lines: list[str]) -> Iterator[Setting]:

@@ -5,16 +5,23 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
+from random import Random
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from verl_toolrl.data.check import check_rows
 from verl_toolrl.data.world import HELD_OUT, Kind, World, WorldSpec, make_world, refuse_leaks
+from verl_toolrl.data.world.asks import arguments_of, fields_of
+from verl_toolrl.data.world.phrases import phrases_for
+from verl_toolrl.data.world.splits import choose_unseen, schedule
+from verl_toolrl.data.world.subjects import subject_of
 from verl_toolrl.errors import ConfigError, DatasetError
 from verl_toolrl.formats.tool_list import row_tools, tools_from_prompt
 from verl_toolrl.rewards import make_reward
-from verl_toolrl.toolbox import Toolbox
+from verl_toolrl.toolbox import Tool, Toolbox
 from verl_toolrl.trajectory import Outcome
 
 
@@ -168,6 +175,43 @@ def test_more_rows_than_there_are_questions_is_refused() -> None:
         make_world(
             WorldSpec(toolset="sqlite_db", seen=0, unseen=0, no_tool=0, unseen_tools=("query",), mix={Kind.ONE: 1})
         )
+
+
+QUICKSTART = [tool for tool in Toolbox.load("quickstart").tools.values() if not tool.ends_trajectory]
+
+
+@pytest.mark.parametrize("tool", QUICKSTART, ids=lambda tool: tool.name)
+def test_every_way_to_ask_for_a_ready_made_tool_leads_to_a_call_that_it_accepts(tool: Tool) -> None:
+    phrases, subject = phrases_for(tool), subject_of(tool)
+    assert phrases is not None
+    known, required = set(tool.schema.parameters["properties"]), set(tool.schema.parameters.get("required", ()))
+    for wording in phrases.wordings:
+        assert required <= fields_of(wording) <= known, wording
+    for way in phrases.lookups:
+        assert required <= arguments_of(way) <= known, way
+        assert {"who", "value"} <= fields_of(way.fact) and "who" in fields_of(way.wording)
+    if phrases.lookups:
+        assert all(subject.lookup(Random(seed)) for seed in range(20))
+    ways = (lambda draw: subject.ask(draw, held_out=True), subject.lookup, subject.computed)
+    for draw in map(Random, range(60)):
+        for ask in filter(None, (way(draw) for way in ways)):
+            assert tool.check(dict(ask.arguments)) == ask.arguments
+            assert "{" not in ask.text and "  " not in ask.text and ask.text[-1] in ".?", ask.text
+
+
+def test_unseen_tools_are_spread_over_domains_and_leave_each_some() -> None:
+    for seed in range(20):
+        hidden = choose_unseen(QUICKSTART, None, Random(seed))
+        domains = [tool.domain for tool in QUICKSTART if tool.name in hidden]
+        assert 4 == len(hidden) == len(set(domains))
+        assert {tool.domain for tool in QUICKSTART} == {tool.domain for tool in QUICKSTART if tool.name not in hidden}
+
+
+@given(st.dictionaries(st.sampled_from(Kind), st.integers(1, 20), min_size=1), st.integers(0, 200), st.integers())
+def test_every_kind_has_its_share_to_within_one(mix: dict[Kind, float], count: int, seed: int) -> None:
+    found = Counter(schedule(mix, count, Random(seed)))
+    assert count == sum(found.values())
+    assert all(abs(found[kind] - share / sum(mix.values()) * count) <= 1 for kind, share in mix.items())
 
 
 def test_kinds_come_in_the_proportion_asked_for() -> None:

@@ -16,7 +16,8 @@ from verl_toolrl.data.check import check_rows
 from verl_toolrl.data.world import Kind, WorldSpec, make_world
 from verl_toolrl.data.world.generic import first_sentence
 from verl_toolrl.data.world.values import draw_arguments, draw_value
-from verl_toolrl.errors import DatasetError
+from verl_toolrl.errors import ConfigError, DatasetError
+from verl_toolrl.toolbox.toolset import ready_made
 
 TOOLS = '''
 from datetime import date
@@ -117,6 +118,24 @@ def test_tools_that_are_known_only_once_their_source_is_open_give_rows_too(tmp_p
     )
     spec = WorldSpec(toolset=str(tmp_path / "set.yaml"), train=20, sft=0, seen=0, unseen=0, no_tool=0)
     assert {"get_pet", "calculate"} == set(make_world(spec).seen_tools)
+
+
+def test_every_ready_made_set_gives_rows() -> None:
+    for name in ready_made():
+        if name != "finish":  # which no single turn calls
+            world = make_world(WorldSpec(toolset=name, train=30, sft=2, seen=4, unseen=0, no_tool=4))
+            assert () == world.unseen_tools and all(all(offered) for offered in world.offered.values())
+
+
+def test_where_a_tool_may_find_anything_nothing_is_missing() -> None:
+    world = make_world(WorldSpec(toolset="http_fetch", train=30, sft=0, seen=0, unseen=0, no_tool=8))
+    assert {Kind.TALK} == {task.kind for task in world.tasks["no_tool"]}
+    assert Kind.MISSING not in {task.kind for task in world.tasks["train"]}
+
+
+def test_kinds_that_no_tool_allows_are_refused() -> None:
+    with pytest.raises(ConfigError, match="split 'train': .*query.* give no rows of kind computed"):
+        make_world(WorldSpec(toolset="sqlite_db", unseen=0, seen=0, no_tool=0, sft=0, mix={Kind.COMPUTED: 1}))
 
 
 def test_a_schema_that_nothing_fits_is_refused_by_name(tmp_path: Path) -> None:

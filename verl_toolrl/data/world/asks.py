@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-__all__ = ["Arguments", "Ask", "Lookup", "Phrases", "fields_of", "spelled", "with_facts"]
+__all__ = ["Arguments", "Ask", "Lookup", "Phrases", "arguments_of", "fields_of", "spelled", "with_facts"]
 
 Arguments = dict[str, Any]
 """Of one call."""
@@ -74,6 +74,11 @@ class Phrases:
 def fields_of(wording: str) -> frozenset[str]:
     """Return the names in braces of a wording."""
     return frozenset(name for _, name, _, _ in string.Formatter().parse(wording) if name)
+
+
+def arguments_of(lookup: Lookup) -> frozenset[str]:
+    """Return the names of the arguments that a question with a lookup determines."""
+    return frozenset(fields_of(lookup.wording) | fields_of(lookup.fact) - {"value"} | {lookup.key}) - {"who"}
 
 
 def spelled(value: Any) -> str:

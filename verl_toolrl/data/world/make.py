@@ -100,7 +100,8 @@ def _tools_of(toolset: str) -> list[Tool]:
 class _Maker:
     def __init__(self, spec: WorldSpec, tools: Sequence[Tool], count: Callable[..., int]) -> None:
         self.spec, self.tools, self.writer = spec, tools, RowWriter(spec, count)
-        hidden = choose_unseen(tools, spec.unseen_tools, Random(f"{spec.seed}/unseen"))
+        names = () if spec.unseen_tools is None and not spec.unseen else spec.unseen_tools
+        hidden = choose_unseen(tools, names, Random(f"{spec.seed}/unseen"))
         self.seen = [tool for tool in tools if tool.name not in hidden]
         self.unseen = [tool for tool in tools if tool.name in hidden]
         if spec.unseen and not self.unseen:
@@ -120,10 +121,8 @@ class _Maker:
             return
         draw = Random(f"{self.spec.seed}/{split}")
         pool = self.unseen if split == "unseen" else self.seen
-        mix = kinds_of(split, self.spec.mix)
-        possible = {kind: share for kind, share in mix.items() if self._possible(kind, pool)}
         turns = _Turns(pool, draw)
-        for kind in schedule(possible or mix, wanted, draw):
+        for kind in schedule(self._mix(split, pool), wanted, draw):
             task, tools = self._new(split, kind, turns, draw)
             self.asked.add(question_key(task.question))
             self.tasks[split].append(task)
@@ -131,8 +130,22 @@ class _Maker:
             listed = [self.subjects[tool.name] for tool in tools]
             self.rows[split].append(self.writer.row(split, len(self.rows[split]), task, listed, taken=self.asked))
 
+    def _mix(self, split: str, pool: Sequence[Tool]) -> dict[Kind, float]:
+        """Return the shares of those kinds of a split that its tools allow."""
+        mix = kinds_of(split, self.spec.mix)
+        possible = {kind: share for kind, share in mix.items() if self._possible(kind, pool)}
+        if possible:
+            return possible
+        if split == "no_tool":
+            return {Kind.TALK: 1.0}
+        names = ", ".join(tool.name for tool in pool)
+        raise ConfigError(f"split {split!r}: {names} give no rows of kind {', '.join(kind.value for kind in mix)}")
+
     def _possible(self, kind: Kind, pool: Sequence[Tool]) -> bool:
-        """Whether some tool of the pool can be asked for in this way: not every tool has a value to work out."""
+        """Whether the tools allow rows of a kind: not every tool has a value to work out, and a tool for everything
+        leaves nothing missing."""
+        if kind is Kind.MISSING:
+            return not all(map(finds_anything, self.seen))
         if kind not in (Kind.LOOKUP, Kind.COMPUTED):
             return True
         subjects = [self.subjects[tool.name] for tool in pool]

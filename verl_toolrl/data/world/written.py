@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from random import Random
 from typing import Any
 
-from verl_toolrl.data.world.asks import Ask, Phrases, fields_of, spelled, with_facts
+from verl_toolrl.data.world.asks import Ask, Phrases, arguments_of, fields_of, spelled, with_facts
 from verl_toolrl.data.world.pools import SPEAKERS
 from verl_toolrl.toolbox import Tool
 
@@ -37,7 +37,7 @@ class WrittenSubject:
         if not self._phrases.lookups:
             return None
         way = draw.choice(self._phrases.lookups)
-        wanted = fields_of(way.wording) - {"who"} | {way.key}
+        wanted = arguments_of(way)
         arguments = _drawn(draw, self._phrases.draw, lambda found: set(found) == wanted)
         if arguments is None:
             return None

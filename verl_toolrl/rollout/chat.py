@@ -57,6 +57,8 @@ class ChatTokens:
         self._prompts: OrderedDict[str, list[int]] = OrderedDict()
         self._frames: dict[tuple[str, ...], list[str] | None] = {}
         self._special = sorted(set(tokenizer.all_special_tokens) | self._special_looking(), key=len, reverse=True)
+        self.opens_thought = self.tail_text([{"role": "user", "content": "x"}]).rstrip().endswith("<think>")
+        """Whether the template begins each answer inside a thought."""
         self.stop_ids = self._find_stop_ids(stop_ids)
         """Tokens that end an answer; the engine is told to stop at them."""
         self.end_ids = self.stop_ids | set(tokenizer.all_special_ids)
@@ -177,7 +179,9 @@ class ChatTokens:
         frame.append(text)
         for content in _AWKWARD:
             parts = [content + part for part in frame[1:]]
-            if self._rendered_tail([{**m, "content": content} for m in appended]) != frame[0] + "".join(parts):
+            # The other keys of a message (the tool's name) must not show either.
+            changed = [{**{key: "other" for key in m}, "role": m["role"], "content": content} for m in appended]
+            if self._rendered_tail(changed) != frame[0] + "".join(parts):
                 return None
         return frame
 

@@ -110,7 +110,12 @@ class ChatTokens:
         return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
     def harmless(self, text: str) -> str:
-        """Break up special tokens in a text from outside, so that a tool's answer cannot end its own message."""
+        """Break up special tokens in a text from outside, so that a tool's answer cannot end its own message.
+
+        A name that a model made up comes back in an answer, too.
+        """
+        if not text.isascii():
+            text = text.encode("utf-8", errors="replace").decode()  # lone surrogates, which no tokenizer takes
         for token in self._special:
             if token in text:
                 text = text.replace(token, f"{token[0]} {token[1:]}")

@@ -93,6 +93,7 @@ def test_a_template_that_cannot_be_extended_is_refused_for_the_forms_it_breaks(
     with pytest.raises(ConfigError, match="cannot be extended turn by turn in the form 'toolrl'"):
         check(config("toolrl_dialogue"), tokenizer, row())
     check(config(), tokenizer, row())
+    check(config("toolrl_dialogue", strict_template=False), tokenizer, row())
 
 
 def test_a_prompt_that_is_too_long_with_its_tools_is_refused(qwen: Any) -> None:

@@ -117,11 +117,15 @@ def _check_template(place: Workplace, schemas: list[dict[str, Any]]) -> None:
         )
     tools = schemas if place.dialogue.tools_in_template else None
     for problem in place.chat.extension_problems(*place.dialogue.probe(), tools=tools):
-        raise ConfigError(
+        text = (
             f"the chat template cannot be extended turn by turn in the form {place.dialogue.name!r}: {problem}. A "
             "model that is served with this template would see another context than it was trained on. Take another "
-            "form (templates that drop earlier thoughts keep them with toolrl_native) or another template"
+            "form (templates that drop earlier thoughts keep them with toolrl_native), another template, or set "
+            "actor_rollout_ref.rollout.custom.toolrl.strict_template=false"
         )
+        if place.settings.strict_template:
+            raise ConfigError(text)
+        logger.warning(text)
 
 
 def _check_lengths(place: Workplace, prompts: list[tuple[int, str, list[dict[str, Any]], Any]]) -> None:

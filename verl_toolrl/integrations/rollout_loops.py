@@ -236,7 +236,8 @@ class DialogueLoop(AgentLoopBase):
         every = self.place.settings.audit_every
         if not every or zlib.crc32(name.encode()) % every:
             return None
-        problems = list(audit(rollout, self.place.chat, self.place.dialogue, schemas))
+        strict = self.place.settings.strict_template
+        problems = list(audit(rollout, self.place.chat, self.place.dialogue, schemas, against_template=strict))
         for problem in problems:
             logger.warning(f"trajectory {name}: {problem}")
         return len(problems)

@@ -21,7 +21,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import orjson
 import transfer_queue as tq
 from omegaconf import DictConfig, OmegaConf
 from transfer_queue import KVBatchMeta
@@ -31,6 +30,7 @@ from verl_toolrl.integrations.lost_sessions import take_lost
 from verl_toolrl.integrations.trajectory_travel import TRAJECTORY, step_rewards_of
 from verl_toolrl.rollout.health import Alarms, Thresholds, measure, zero_variance_share
 from verl_toolrl.rollout.journal import Journal
+from verl_toolrl.rollout.wire import loads
 
 __all__ = ["RolloutWatch", "journal_folder", "small_groups"]
 
@@ -210,7 +210,7 @@ class RolloutWatch:
                         "response": tags[key].get("response_len"),
                         "trained": count,
                     },
-                    "trajectory": orjson.loads(fields[TRAJECTORY]),
+                    "trajectory": loads(fields[TRAJECTORY]),
                     "audit": fields.get("toolrl_audit"),
                 }
             )

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import orjson
 import torch
 from verl.experimental.agent_loop.agent_loop import AgentLoopOutput
 
 from verl_toolrl.credit import Steps, pad_steps, place_final_reward, place_step_rewards
 from verl_toolrl.integrations.trajectory_travel import STEP_REWARDS, TRAJECTORY
+from verl_toolrl.rollout.wire import loads
 
 __all__ = ["TrajectoryOutput"]
 
@@ -36,12 +36,12 @@ class TrajectoryOutput(AgentLoopOutput):
             if rewards is None:
                 placed = place_final_reward(torch.tensor([score], dtype=torch.float32), mask)
             else:
-                placed = _placed(orjson.loads(rewards), self.extra_fields, mask)
+                placed = _placed(loads(rewards), self.extra_fields, mask)
             fields["rm_scores"] = placed[0].float()
         return fields
 
 
 def _placed(rewards: Sequence[float], extra_fields: Mapping[str, Any], mask: torch.Tensor) -> torch.Tensor:
-    spans = [step["span"] for step in orjson.loads(extra_fields[TRAJECTORY])["steps"]]
+    spans = [step["span"] for step in loads(extra_fields[TRAJECTORY])["steps"]]
     step_rewards, offsets = pad_steps([list(rewards)], [[(int(start), int(end)) for start, end in spans]])
     return place_step_rewards(step_rewards, Steps(offsets, mask))

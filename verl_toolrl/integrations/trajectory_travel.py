@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import orjson
-
 from verl_toolrl.errors import ConfigError
 from verl_toolrl.integrations.reward_info import reward_info
 from verl_toolrl.rewards.trajectory import score_trajectory
+from verl_toolrl.rollout.wire import dumps, loads
 from verl_toolrl.trajectory import TRAJECTORY_SCHEMA_VERSION, Trajectory
 
 __all__ = [
@@ -34,9 +33,9 @@ STEP_REWARDS = "toolrl_step_rewards"
 
 def dump_trajectory(trajectory: Trajectory) -> str:
     """Return what `Trajectory.to_dict` says, as JSON text."""
-    # orjson writes dataclasses and enums by itself, in a tenth of the time of a copy into dicts.
-    body = orjson.dumps(trajectory, default=str, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY)
-    return f'{{"version":{TRAJECTORY_SCHEMA_VERSION},{body.decode()[1:]}'
+    # The dataclass itself is written, which takes a tenth of the time of a copy into dicts.
+    space, brace, body = dumps(trajectory).partition("{")
+    return f'{space}{brace}"version":{TRAJECTORY_SCHEMA_VERSION},{body}'
 
 
 def read_trajectory(extra_fields: Mapping[str, Any]) -> Trajectory | None:
@@ -46,13 +45,13 @@ def read_trajectory(extra_fields: Mapping[str, Any]) -> Trajectory | None:
         DatasetError: If its version is newer than this package.
     """
     text = extra_fields.get(TRAJECTORY)
-    return None if text is None else Trajectory.from_dict(orjson.loads(text))
+    return None if text is None else Trajectory.from_dict(loads(text))
 
 
 def step_rewards_of(extra_fields: Mapping[str, Any]) -> list[float] | None:
     """Return the rewards of the steps, or None where the reward gave none."""
     text = extra_fields.get(STEP_REWARDS)
-    return None if text is None else orjson.loads(text)
+    return None if text is None else loads(text)
 
 
 def trajectory_result(
@@ -75,5 +74,5 @@ def trajectory_result(
     result, rewards = score_trajectory(reward, trajectory, step=step, total_steps=total_steps)
     info: dict[str, Any] = {**reward_info(result, result, {})}
     if rewards is not None:
-        info[STEP_REWARDS] = orjson.dumps(rewards).decode()
+        info[STEP_REWARDS] = dumps(rewards)
     return {"reward_score": result.score, "reward_extra_info": info}

@@ -16,6 +16,7 @@
     settings.py   what a recipe says about all that
     audit.py      what must hold of every finished trajectory
     journal.py    trajectories as JSON lines, rotated and bounded
+    wire.py       trajectories as JSON text, whatever a model wrote into its calls
     health.py     what a batch of trajectories looks like, and thresholds that raise an alarm
 
 None of it knows verl; `verl_toolrl.integrations.rollout_loops` is the adapter.

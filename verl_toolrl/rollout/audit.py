@@ -11,7 +11,9 @@ from verl_toolrl.rollout.loop import Rollout
 __all__ = ["audit"]
 
 
-def audit(rollout: Rollout, chat: ChatTokens, dialogue: Dialogue, tools: list | None = None) -> Iterator[str]:
+def audit(
+    rollout: Rollout, chat: ChatTokens, dialogue: Dialogue, tools: list | None = None, *, against_template: bool = True
+) -> Iterator[str]:
     """Yield what is wrong with a trajectory; nothing for a sound one.
 
     - every token that trains lies in the span of a step, and every token of a span trains;
@@ -34,6 +36,8 @@ def audit(rollout: Rollout, chat: ChatTokens, dialogue: Dialogue, tools: list | 
     if wanted != mask:
         at = next(i for i, (a, b) in enumerate(zip(wanted, mask)) if a != b)
         yield f"token {at} {'trains outside' if mask[at] else 'is masked inside'} the span of a step"
+    if not against_template:
+        return
     messages = [dict(message) for message in rollout.trajectory.messages]
     for step, appended in zip(rollout.trajectory.steps, rollout.appended):
         messages += [{"role": "assistant", "content": step.text}, *appended]

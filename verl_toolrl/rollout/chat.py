@@ -57,6 +57,8 @@ class ChatTokens:
         self._prompts: OrderedDict[str, list[int]] = OrderedDict()
         self._frames: dict[tuple[str, ...], list[str] | None] = {}
         self._special = sorted(set(tokenizer.all_special_tokens) | self._special_looking(), key=len, reverse=True)
+        self.opens_thought = self.tail_text([{"role": "user", "content": "x"}]).rstrip().endswith("<think>")
+        """Whether the template begins each answer inside a thought."""
         self.stop_ids = self._find_stop_ids(stop_ids)
         """Tokens that end an answer; the engine is told to stop at them."""
         self.end_ids = self.stop_ids | set(tokenizer.all_special_ids)
@@ -108,7 +110,12 @@ class ChatTokens:
         return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
     def harmless(self, text: str) -> str:
-        """Break up special tokens in a text from outside, so that a tool's answer cannot end its own message."""
+        """Break up special tokens in a text from outside, so that a tool's answer cannot end its own message.
+
+        A name that a model made up comes back in an answer, too.
+        """
+        if not text.isascii():
+            text = text.encode("utf-8", errors="replace").decode()  # lone surrogates, which no tokenizer takes
         for token in self._special:
             if token in text:
                 text = text.replace(token, f"{token[0]} {token[1:]}")
@@ -177,7 +184,9 @@ class ChatTokens:
         frame.append(text)
         for content in _AWKWARD:
             parts = [content + part for part in frame[1:]]
-            if self._rendered_tail([{**m, "content": content} for m in appended]) != frame[0] + "".join(parts):
+            # The other keys of a message (the tool's name) must not show either.
+            changed = [{**{key: "other" for key in m}, "role": m["role"], "content": content} for m in appended]
+            if self._rendered_tail(changed) != frame[0] + "".join(parts):
                 return None
         return frame
 

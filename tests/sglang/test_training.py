@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from verl_toolrl.data.rlla import rl_row
-from verl_toolrl.data.sample_task import sample_rows
 
 pytestmark = pytest.mark.timeout(1500)
 
@@ -35,7 +35,9 @@ def run(recipe: str, folder: Path, *overrides: str) -> list[dict[str, Any]]:
     return [line["data"] for line in lines if "training/global_step" in line["data"]]
 
 
-def test_grpo_trains_with_sglang_and_its_weights_follow(smollm2: Path, tmp_path: Path) -> None:
+def test_grpo_trains_with_sglang_and_its_weights_follow(
+    smollm2: Path, sample_rows: Callable[..., list[dict[str, str]]], tmp_path: Path
+) -> None:
     rows = [rl_row(row, index=index) for index, row in enumerate(sample_rows(8, seed=3))]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
     (tmp_path / "reward.py").write_text(REWARD)

@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +31,13 @@ def model() -> Path:
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def files(
+    sample_rows: Callable[..., list[dict[str, str]]], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     from verl_toolrl.data.rlla import rl_row, sft_row
-    from verl_toolrl.data.sample_task import sample_rows
 
     folder, raw = tmp_path_factory.mktemp("task"), sample_rows(64, seed=11)
     rows = {

@@ -1,4 +1,4 @@
-"""A task for smoke runs: two tools, one call a row, in RLLA's layout.
+"""A task for tests that train: two tools, one call a row, in RLLA's layout; see the fixture `sample_rows`.
 
 Small enough that a model of 135M parameters knows its form after five supervised steps and gets better at its content
 within a few steps of GRPO. It shows that a set-up trains; it is no benchmark.

@@ -1,4 +1,4 @@
-"""Rows of the native format reach verl with the tools of each row: its SFT data set, and the single-turn loop."""
+"""Made rows under verl: files that a run accepts, and tools of single rows in its SFT data set and single-turn loop."""
 
 from __future__ import annotations
 
@@ -15,13 +15,16 @@ import hydra
 from omegaconf import OmegaConf
 from transformers import AutoTokenizer
 from verl.experimental.agent_loop.agent_loop import DictConfigWrap, _agent_loop_registry
+from verl.trainer.ppo.metric_utils import process_validation_metrics
 from verl.utils.import_utils import load_extern_object
 from verl.workers.rollout.replica import TokenOutput
 
 import verl_toolrl.integrations.agent_loop  # noqa: F401  registers the loop
-from verl_toolrl.data.world import World, WorldSpec, make_world, write_world
+from verl_toolrl.data.world import HELD_OUT, World, WorldSpec, make_world, write_world
 from verl_toolrl.errors import DatasetError
+from verl_toolrl.integrations.rows import check_files
 from verl_toolrl.integrations.tiny_model import write_tiny_model
+from verl_toolrl.rewards import make_reward
 
 TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n"
@@ -107,3 +110,21 @@ def test_the_single_turn_loop_puts_the_tools_of_a_row_into_the_prompt(world: Wor
         tools = [json.dumps(tool, ensure_ascii=False) for tool in json.loads(row["tools"])]
         assert all(f"\n{tool}" in prompts[-1] for tool in tools)
         assert row["prompt"][-1]["content"] in prompts[-1]
+
+
+@pytest.mark.parametrize(("format", "mode"), [("toolrl", "released"), ("toolrl", "robust"), ("native", "robust")])
+def test_a_run_accepts_the_files_and_reports_held_out_sets_apart(format: str, mode: str, tmp_path: Path) -> None:
+    world = make_world(WorldSpec(format=format, train=8, sft=0, seen=4, unseen=4, no_tool=4))
+    files = write_world(world, tmp_path / "rows")
+    dialect = {"dialect": "hermes"} if format == "native" else {}
+    reward = make_reward("toolrl", mode=mode, **dialect)
+    assert 20 == check_files([str(file) for file in files.values()], reward)
+    sources = [row["data_source"] for split in HELD_OUT for row in world.splits[split]]
+    scores = [
+        reward(response="", ground_truth=row["reward_model"]["ground_truth"], tools=row["extra_info"]["tools"]).score
+        for split in HELD_OUT
+        for row in world.splits[split]
+    ]
+    uids = [str(number) for number in range(len(sources))]
+    found = process_validation_metrics(sources, uids, {"score": scores})
+    assert ["world_no_tool", "world_seen", "world_unseen"] == sorted(found)

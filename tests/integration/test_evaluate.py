@@ -52,7 +52,7 @@ def test_a_checkpoint_is_measured_greedily_and_a_stopped_measurement_goes_on(
     assert again.returncode == 0, again.stdout + again.stderr
     second = json.loads(output.read_text())
     assert second["complete"] and [row["key"] for row in first["rows"]] == [row["key"] for row in second["rows"]]
-    assert "95 % interval" in again.stdout
+    assert "95 % paired bootstrap interval" in again.stdout
 
 
 def test_a_model_without_chat_template_is_refused_before_it_is_loaded(

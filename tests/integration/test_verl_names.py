@@ -11,10 +11,10 @@ pytest.importorskip("verl", reason="needs verl")
 
 import verl  # noqa: F401
 
-from verl_toolrl.integrations.verl_names import CPU_NAMES, NAMES, VerlName, problem
+from verl_toolrl.integrations.verl_names import CPU_NAMES, NAMES, VLLM_NAMES, VerlName, problem
 
 
-@pytest.mark.parametrize("name", [*NAMES, *CPU_NAMES], ids=lambda name: name.path)
+@pytest.mark.parametrize("name", [*NAMES, *CPU_NAMES, *VLLM_NAMES], ids=lambda name: name.path)
 def test_name_exists_and_takes_the_parameters_that_we_pass(name: VerlName) -> None:
     assert problem(name) is None
 

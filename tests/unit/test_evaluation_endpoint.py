@@ -188,7 +188,11 @@ def test_the_command_shows_figures_and_the_difference_to_another_result(rows: Pa
     with server(lambda body: said(RIGHT)) as (url, _):
         result = run(url, rows, "-o", after, "--compare", before)
     assert 0 == result.exit_code, result.output
-    assert "95 % interval" in result.output and "+100.0 to +100.0" in result.output and "-3.00" in result.output
+    assert (
+        "95 % paired bootstrap interval" in result.output
+        and "+100.0 (+100.0 to +100.0)" in result.output
+        and "-3.00" in result.output
+    )
 
 
 def test_the_command_does_not_overwrite_a_result(rows: Path, tmp_path: Path) -> None:

@@ -143,7 +143,7 @@ def test_the_tables_name_sets_rows_and_intervals() -> None:
     for wanted in (
         "no_tool",
         "warm-up",
-        "95 % interval",
+        "95 % paired bootstrap interval",
         "+1.50",
         "100.0 %",
         "question a",

@@ -47,8 +47,10 @@ def difference_table(
     from rich import box
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    for column in ("", before, after, "difference", "95 % interval"):
+    caption = "in brackets the 95 % paired bootstrap interval of the difference"
+    table = Table(title=title, caption=caption, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD)
+    table.show_edge = False
+    for column in ("", before, after, "difference (95 %)"):
         table.add_column(column, justify="right" if column else "left", no_wrap=True)
     for name, found in sets.items():
         left_out = f", {found.left_out} left out" if found.left_out else ""
@@ -65,8 +67,7 @@ def _figures(metric: str, difference: Difference) -> list[str]:
     return [
         show_value(metric, difference.before),
         show_value(metric, difference.after),
-        f"[{color}]{show_value(metric, difference.difference, sign=True)}[/]",
-        f"{ends[0]} to {ends[1]}",
+        f"[{color}]{show_value(metric, difference.difference, sign=True)}[/] ({ends[0]} to {ends[1]})",
     ]
 
 

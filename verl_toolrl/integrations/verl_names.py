@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import Any
 
-__all__ = ["CPU_NAMES", "NAMES", "VerlName", "problem"]
+__all__ = ["CPU_NAMES", "NAMES", "VLLM_NAMES", "VerlName", "problem"]
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,7 @@ NAMES: tuple[VerlName, ...] = (
     _name("transfer_queue:kv_list", "reading lost sessions", "partition_id"),
     _name("transfer_queue:kv_clear", "dropping small groups", "keys", "partition_id"),
     _name("transfer_queue:KVBatchMeta.select_keys", "dropping small groups", "keys_to_select"),
+    _name("verl.model_merger.base_model_merger:ModelMergerConfig", "evaluating a checkpoint of shards", "local_dir"),
     _name("transfer_queue:kv_batch_get", "reading components", "keys", "partition_id", "select_fields"),
 )
 """Relied on everywhere."""
@@ -124,6 +125,17 @@ CPU_NAMES: tuple[VerlName, ...] = (
     ),
 )
 """Relied on only where the CPU is chosen."""
+
+_VLLM_ENGINE = "vllm.v1.engine.llm_engine:LLMEngine"
+
+VLLM_NAMES: tuple[VerlName, ...] = (
+    _name("vllm:SamplingParams", "measuring a checkpoint", "temperature", "max_tokens"),
+    _name("vllm:TokensPrompt", "measuring a checkpoint"),
+    _name(f"{_VLLM_ENGINE}.add_request", "measuring a checkpoint", "request_id", "prompt", "params"),
+    _name(f"{_VLLM_ENGINE}.has_unfinished_requests", "measuring a checkpoint"),
+    _name(f"{_VLLM_ENGINE}.step", "answers as soon as they are there"),
+)
+"""Relied on by `verl-toolrl evaluate` where vLLM is installed."""
 
 
 def problem(name: VerlName) -> str | None:

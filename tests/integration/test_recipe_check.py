@@ -23,6 +23,7 @@ if importlib.util.find_spec("verl") is None:
 from verl_toolrl.launch.recipes import Recipe, find_recipe, known_recipes, recipe_folder, verl_configs
 from verl_toolrl.recipe_check.check import check_recipe, combinations
 from verl_toolrl.recipe_check.finding import Finding, Report
+from verl_toolrl.recipe_check.new import write_recipe
 from verl_toolrl.recipe_check.values import CHOICES, DEAD
 
 Write = Callable[[str], Recipe]
@@ -447,6 +448,12 @@ def test_every_choice_is_right_in_both_engines(group: str, engine: str) -> None:
         if (option, engine) != ("cpu", "megatron"):
             report = check_recipe(find_recipe("toolrl/grpo"), [f"{group}={option}", f"engine={engine}"])
             assert report.findings == [], report.label
+
+
+@pytest.mark.parametrize("like", [name for name in known_recipes() if "sft" not in name])
+def test_a_new_recipe_passes_the_check(like: str, tmp_path: Path) -> None:
+    write_recipe(tmp_path / "mine.yaml", like)
+    assert errors(check_recipe(find_recipe(str(tmp_path / "mine.yaml")), [])) == []
 
 
 def test_a_start_from_a_checkpoint_asks_for_it_and_takes_it() -> None:

@@ -84,6 +84,7 @@ def test_parts_of_recipes_are_not_offered_as_recipes() -> None:
         ("trainer.v1.sampler=[1", "is no override"),
         ("model_engine=foo", "Available options in 'model_engine': dp megatron"),
         ("hardware=tpu", "Could not find 'hardware/tpu'"),
+        ("hardware=null", "must be a string or a list"),
     ],
 )
 def test_a_malformed_override_is_one_sentence(override: str, message: str) -> None:

@@ -144,7 +144,7 @@ def test_show_fits_on_a_screen() -> None:
     assert len(run("recipes", "show", "toolrl/grpo").splitlines()) <= 60
 
 
-@pytest.mark.parametrize("like", ["toolrl/grpo", "toolrl/ppo", "toolrl/quickstart"])
+@pytest.mark.parametrize("like", ["toolrl/grpo", "toolrl/ppo", "toolrl/tool_n1", "toolrl/quickstart"])
 def test_a_new_recipe_composes(like: str, tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     assert f"recipes check {path}" in run("recipes", "new", str(path), "--like", like)

@@ -170,7 +170,7 @@ def _print_recipe(recipe: Recipe, overrides: list[str]) -> None:
         if composed.get(f"recipe.{key}"):
             console.print(f"  {key}: {escape(str(composed.get(f'recipe.{key}')))}", highlight=False)
     chosen = composed.choices if "backend" in composed.choices else {}
-    choices = [f"{group}={chosen[group]}" for group in GROUPS if chosen.get(group, "None") != "None"]
+    choices = [f"{group}={chosen[group]}" for group in GROUPS if group in chosen]
     if choices:
         console.print(f"  choices: {' '.join(choices)}", highlight=False)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))

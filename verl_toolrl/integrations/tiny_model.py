@@ -31,18 +31,24 @@ def write_tiny_model(folder: Path | None = None, *, weights: bool = True) -> Pat
     if folder is None:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         folder = cache / "verl-toolrl" / "tiny-qwen2"
-    if (folder / "config.json").exists() and (not weights or (folder / "model.safetensors").exists()):
+    if _is_complete(folder, weights):
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=folder.parent))
     tokenizer = _tokenizer()
     tokenizer.save_pretrained(temporary)
     _save_model(temporary, tokenizer, weights)
+    if folder.exists() and not _is_complete(folder, weights):  # written without weights before
+        shutil.rmtree(folder)
     try:
         temporary.rename(folder)
     except OSError:  # another process was faster
         shutil.rmtree(temporary, ignore_errors=True)
     return folder
+
+
+def _is_complete(folder: Path, weights: bool) -> bool:
+    return (folder / "config.json").exists() and (not weights or (folder / "model.safetensors").exists())
 
 
 def _tokenizer() -> Any:

@@ -206,7 +206,13 @@ def compose(recipe: Recipe, overrides: list[str]) -> Composed:
     try:
         with _searched(recipe.folder), initialize_config_dir(str(verl_configs()), version_base=None):
             config = hydra_compose(recipe.name, overrides, return_hydra_config=True)
-    except (HydraException, OmegaConfBaseException, ConfigError, YAMLError) as err:
+    except (
+        HydraException,
+        OmegaConfBaseException,
+        ConfigError,
+        YAMLError,
+        ValueError,
+    ) as err:  # model=null: ValueError
         raise ConfigError(f"{recipe.label}: {_explain(err, recipe, overrides)}") from err
     choices = {str(group): str(choice) for group, choice in config.hydra.runtime.choices.items()}
     with open_dict(config):

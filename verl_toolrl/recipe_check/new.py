@@ -23,6 +23,8 @@ defaults:
   - _self_
   # Other choices than those of {like}; `verl-toolrl recipes list` prints all.
 {choices}
+  # The reward. released: the authors' scorer; paper: the paper's formulas; robust: what we would train with.
+  - override /variant: robust
 
 recipe:
   title: {title}
@@ -34,11 +36,6 @@ data:
   train_files: ~/data/{stem}/train.parquet
   val_files: ~/data/{stem}/test.parquet
 {data}
-reward:
-  reward_kwargs:
-    # released: the authors' scorer; paper: the paper's formulas; robust: what we would train with.
-    mode: robust
-
 actor_rollout_ref:
   actor:
     optim:
@@ -65,7 +62,6 @@ _DATA = """\
   train_batch_size: 512
   max_prompt_length: 2048
   max_response_length: 1024
-
 """
 
 

@@ -1,13 +1,13 @@
 # Everything runs in .venv, which `make setup` builds; `make test` and `make quickstart` call it themselves.
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test-unit test test-sglang test-all lint fuzz bench lock clean
+.PHONY: help setup quickstart quickstart-agent test-unit test test-sglang test-all lint fuzz bench lock clean
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 # verl resolves its platform when it is imported, so only the environment can choose it.
 CPU := VERL_PLATFORM=cpu
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## Build .venv with the stack that needs no GPU (PYTHON=python3.11 chooses the Python)
 	@command -v python3 >/dev/null || { echo "setup: no python3 on PATH; Python 3.11 or 3.12 is needed" >&2; exit 1; }
@@ -15,6 +15,9 @@ setup: ## Build .venv with the stack that needs no GPU (PYTHON=python3.11 choose
 
 quickstart: setup ## A small real model learns to call tools on this machine, without a GPU (ARGS=--fast: under 6 minutes)
 	$(BIN)/verl-toolrl quickstart $(ARGS)
+
+quickstart-agent: setup ## The same over several turns with tools (ARGS="--seed 2")
+	$(BIN)/verl-toolrl quickstart-agent $(ARGS)
 
 test-unit: ## Fast tests: no engine, no Ray (under 2 minutes)
 	$(PYTEST) -q tests/unit

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from verl_toolrl.data.rlla import rl_row
+from verl_toolrl.launch.quickstart_agent import write_rows
 
 pytestmark = pytest.mark.timeout(1500)
 
@@ -33,6 +34,45 @@ def run(recipe: str, folder: Path, *overrides: str) -> list[dict[str, Any]]:
     assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-2000:]}\n{tail}"
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [line["data"] for line in lines if "training/global_step" in line["data"]]
+
+
+@pytest.fixture(scope="module")
+def warm_model(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model after eight supervised steps on conversations in the office: it then calls tools."""
+    folder = tmp_path_factory.mktemp("warmup")
+    write_rows(folder, seed=1, train=8, sft=64, held_out=8)
+    command = [
+        *(sys.executable, "-m", "verl_toolrl.integrations.cpu.sft", "--config-name", "tool_agent/quickstart_sft"),
+        f"data.train_files={folder / 'sft.parquet'}",
+        f"model.path={smollm2}",
+        f"trainer.default_local_dir={folder}",
+        "trainer.total_training_steps=8",
+    ]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=1400)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return folder / "global_step_8" / "huggingface"
+
+
+def test_several_turns_with_tools_run_on_sglang(warm_model: Path, tmp_path: Path) -> None:
+    """The same loop as on vLLM: calls are answered, and the trainer reads what SGLang wrote, token for token."""
+    rows = warm_model.parents[1]
+    (step,) = run(
+        "tool_agent/quickstart",
+        tmp_path / "run",
+        f"data.train_files={rows / 'train.parquet'}",
+        f"data.val_files={rows / 'held_out.parquet'}",
+        f"actor_rollout_ref.model.path={warm_model}",
+        "data.train_batch_size=4",
+        "actor_rollout_ref.actor.ppo_mini_batch_size=4",
+        "actor_rollout_ref.rollout.n=4",
+        # Every trajectory is compared with a rendering of the whole conversation.
+        "actor_rollout_ref.rollout.custom.toolrl.audit_every=1",
+        "trainer.total_training_steps=1",
+    )
+    assert step["reward/seen/successful_calls/mean"] > 0.5 and step["reward/seen/steps/mean"] > 1.5
+    assert (16, 0) == (step["rollout/audited"], step["rollout/audit_problems"])
+    assert step["training/rollout_probs_diff_mean"] <= 0.01
+    assert step["training/rollout_actor_probs_pearson_corr"] >= 0.999
 
 
 def test_grpo_trains_with_sglang_and_its_weights_follow(

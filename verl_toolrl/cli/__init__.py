@@ -44,6 +44,7 @@ def _root(
 # Commands, a line each: app.command("name")(module.function), or app.add_typer(module.app, name="group").
 app.command("doctor")(doctor.doctor)
 app.command("quickstart")(quickstart.quickstart)
+app.command("quickstart-agent")(quickstart.quickstart_agent)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("stop")(stop.stop)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from verl_toolrl.errors import ConfigError, InfrastructureError
 
-__all__ = ["quickstart"]
+if TYPE_CHECKING:
+    from verl_toolrl.launch.quickstart import Quickstart
+
+__all__ = ["quickstart", "quickstart_agent"]
 
 
 def quickstart(
@@ -43,6 +46,47 @@ def quickstart(
 
     Exit codes: 0 done, 1 refused before the start, 3 a stage failed, 128 + n ended by a signal.
     """
+    from verl_toolrl.launch.quickstart import Quickstart
+
+    _go(Quickstart, seed=seed, steps=steps, output=output, resume=resume, fast=fast)
+
+
+def quickstart_agent(
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="Seed of rows, order and sampling; 1.", show_default=False)
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option("--steps", min=1, help="Steps of GRPO; 16, with --fast 3.", show_default=False)
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Folder of the run; by default a new one below outputs/quickstart-agent/."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in --output, at the stage where it stopped.")
+    ] = False,
+    fast: Annotated[
+        bool, typer.Option("--fast", help="Shows that every stage works, not how much the model learns.")
+    ] = False,
+) -> None:
+    """Train SmolLM2-135M to find answers with tools over several turns, on two cores.
+
+    Four stages: the model from its PyPI package, questions about an office that only its tools can answer, a supervised
+    warm-up on an expert's conversations, and GRPO with StepTool's reward, measured before and after on held-out
+    questions. At the end a table with paired bootstrap intervals (success, calls, wrong calls, needless calls, steps),
+    curves, and a Hugging Face folder of the trained model.
+
+    Exit codes: 0 done, 1 refused before the start, 3 a stage failed, 128 + n ended by a signal.
+    """
+    from verl_toolrl.launch.quickstart_agent import AgentQuickstart
+
+    _go(AgentQuickstart, seed=seed, steps=steps, output=output, resume=resume, fast=fast)
+
+
+def _go(
+    kind: type[Quickstart], *, seed: int | None, steps: int | None, output: Path | None, resume: bool, fast: bool
+) -> None:
+    """Run a quickstart to its end and leave with its exit code."""
     import shlex
 
     from rich.console import Console
@@ -55,10 +99,10 @@ def quickstart(
     if resume and output is None:
         raise ConfigError("--resume needs --output DIR, the folder of the run to go on with")
     if resume and output is not None:
-        run = resumed_quickstart(output, seed=seed, steps=steps, fast=fast)
+        run = resumed_quickstart(output, seed=seed, steps=steps, fast=fast, kind=kind)
     else:
-        settings = Settings.of(seed=1 if seed is None else seed, steps=steps, fast=fast)
-        run = new_quickstart(output or default_output("quickstart"), settings)
+        settings = Settings.of(seed=1 if seed is None else seed, steps=steps, fast=fast, kind=kind)
+        run = new_quickstart(output or default_output(kind.command), settings, kind)
     code = 0
     try:
         run.run(console)
@@ -72,5 +116,5 @@ def quickstart(
     if code:
         folder = run.folder.relative_to(Path.cwd()) if run.folder.is_relative_to(Path.cwd()) else run.folder
         console.out("what is done is kept; to go on:", highlight=False)
-        console.out(f"  verl-toolrl quickstart --output {shlex.quote(str(folder))} --resume", highlight=False)
+        console.out(f"  verl-toolrl {kind.command} --output {shlex.quote(str(folder))} --resume", highlight=False)
     raise typer.Exit(code)

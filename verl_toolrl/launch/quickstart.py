@@ -26,7 +26,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -93,9 +93,12 @@ class Settings:
     sizes: Sizes
 
     @staticmethod
-    def of(*, seed: int = 1, steps: int | None = None, fast: bool = False) -> Settings:
-        """Complete a choice."""
-        sizes = FAST if fast else FULL
+    def of(
+        *, seed: int = 1, steps: int | None = None, fast: bool = False, kind: type[Quickstart] | None = None
+    ) -> Settings:
+        """Complete a choice with the sizes of a kind of quickstart, by default the one with one turn."""
+        kind = kind or Quickstart
+        sizes = kind.small if fast else kind.full
         return Settings(seed, fast, Sizes(**{**asdict(sizes), **({"steps": steps} if steps else {})}))
 
 
@@ -107,7 +110,7 @@ class Ended(Exception):
         self.code = code
 
 
-def new_quickstart(folder: Path, settings: Settings) -> Quickstart:
+def new_quickstart(folder: Path, settings: Settings, kind: type[Quickstart] | None = None) -> Quickstart:
     """Begin in a folder of its own.
 
     Raises:
@@ -119,26 +122,30 @@ def new_quickstart(folder: Path, settings: Settings) -> Quickstart:
         )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder} is there already and is no quickstart: give another --output")
+    kind = kind or Quickstart
     state = {
-        "schema": SCHEMA,
+        "schema": kind.schema,
         "settings": asdict(settings),
         "environment": describe_machine(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S"),
         "stages": {},
     }
-    return Quickstart(folder.absolute(), settings, state)
+    return kind(folder.absolute(), settings, state)
 
 
-def resumed_quickstart(folder: Path, *, seed: int | None, steps: int | None, fast: bool) -> Quickstart:
+def resumed_quickstart(
+    folder: Path, *, seed: int | None, steps: int | None, fast: bool, kind: type[Quickstart] | None = None
+) -> Quickstart:
     """Go on in the folder of a run that was stopped; what is given must be what it was started with.
 
     Raises:
         ConfigError: There is no quickstart, or it was started with other settings.
     """
+    kind = kind or Quickstart
     try:
         state = json.loads((folder / STATE).read_text(encoding="utf-8"))
-        if state["schema"] != SCHEMA:
-            raise ConfigError(f"{folder / STATE} is of another version ({state['schema']})")
+        if state["schema"] != kind.schema:
+            raise ConfigError(f"{folder / STATE} is of another version ({state['schema']}, not {kind.schema})")
         chosen = state["settings"]
         settings = Settings(chosen["seed"], chosen["fast"], Sizes(**chosen["sizes"]))
     except (FileNotFoundError, NotADirectoryError) as err:
@@ -154,11 +161,17 @@ def resumed_quickstart(folder: Path, *, seed: int | None, steps: int | None, fas
     ):
         if given is not None and given != before:
             raise ConfigError(f"{folder} was started with {name} {before}, not {given}: give another --output")
-    return Quickstart(folder.absolute(), settings, state)
+    return kind(folder.absolute(), settings, state)
 
 
 class Quickstart:
-    """One quickstart and where it stands."""
+    """One quickstart and where it stands. Others share its folder, stages and resuming (`quickstart_agent`)."""
+
+    schema = SCHEMA
+    command = "quickstart"
+    recipe = RECIPE
+    warm_up_recipe = "toolrl/quickstart_sft"
+    full, small = FULL, FAST
 
     def __init__(self, folder: Path, settings: Settings, state: dict[str, Any]) -> None:
         self.folder = folder
@@ -190,17 +203,10 @@ class Quickstart:
             Ended: A stage was interrupted or failed, which was reported; its work is kept.
             ConfigError, InfrastructureError: A stage failed.
         """
-        stages = {
-            "model": self._model,
-            "data": self._rows,
-            "warm_up": self._warm_up,
-            "before": self._before,
-            "grpo": self._grpo,
-            "after": self._after,
-        }
+        stages = self.stages()
         if "grpo" not in self.state["stages"]:
-            check_memory(compose(find_recipe(RECIPE), []))  # before the minutes that come first
-        board = Board(console, f"quickstart  seed {self.settings.seed}  {self.folder}", self._titles())
+            check_memory(compose(find_recipe(self.recipe), []))  # before the minutes that come first
+        board = Board(console, f"{self.command}  seed {self.settings.seed}  {self.folder}", self.titles())
         with self._alone(), _interruptible():
             self._save()
             for name, work in stages.items():
@@ -216,7 +222,19 @@ class Quickstart:
                 console.print(board.table())
             self._finish(console)
 
-    def _titles(self) -> dict[str, str]:
+    def stages(self) -> dict[str, Callable[[Board, Line], dict[str, Any]]]:
+        """Return the stages by name, in order. Each says in `line.note` what came out."""
+        return {
+            "model": self._model,
+            "data": self._rows,
+            "warm_up": self._warm_up,
+            "before": self._before,
+            "grpo": self._grpo,
+            "after": self._after,
+        }
+
+    def titles(self) -> dict[str, str]:
+        """Return what each stage is called."""
         rows = self.sizes.seen + self.sizes.unseen + self.sizes.no_tool
         return {
             **STAGES,
@@ -260,7 +278,7 @@ class Quickstart:
             f"trainer.total_training_steps={self.sizes.warm_up}",
             f"trainer.seed={self.settings.seed}",
         ]
-        found = self._train("toolrl/quickstart_sft", overrides, folder, self.sizes.warm_up, board)
+        found = self._train(self.warm_up_recipe, overrides, folder, self.sizes.warm_up, board)
         losses = [metrics["train/loss"] for metrics in found["metrics"].values() if "train/loss" in metrics]
         line.note = f"loss {losses[0]:.2f} to {losses[-1]:.2f}"
         return found
@@ -278,10 +296,10 @@ class Quickstart:
             f"trainer.save_freq={max(1, self.sizes.steps // 2)}",
         ]
         folder = self.folder / "grpo"
-        found = self._train(RECIPE, overrides, folder, self.sizes.steps, board)
+        found = self._train(self.recipe, overrides, folder, self.sizes.steps, board)
         trained = folder / "checkpoints" / f"global_step_{self.sizes.steps}" / "actor" / "huggingface"
         shutil.rmtree(self.folder / "model", ignore_errors=True)
-        shutil.copytree(trained, self.folder / "model", copy_function=_link)
+        shutil.copytree(trained, self.folder / "model", copy_function=link)
         rewards = [
             metrics["critic/score/mean"] for metrics in found["metrics"].values() if "critic/score/mean" in metrics
         ]
@@ -488,7 +506,7 @@ def describe_machine() -> dict[str, Any]:
     }
 
 
-def _link(source: str, target: str) -> None:
+def link(source: str, target: str) -> None:
     """Copy a file without copying its bytes, where the file system can."""
     try:
         os.link(source, target)

@@ -35,7 +35,7 @@ def text(*calls: ToolCall) -> str:
 def seen(response: str, *truth: ToolCall, tools: Any = TOOLS, **options: Any) -> set[str]:
     """Names of the shares that are 1, without what the row itself says."""
     numbers = Watcher(**options)(response=response, ground_truth=text(*truth), tools=tools)
-    plain = ("calls/count", "calls/wanted", "calls/tools_known", "thought/words")
+    plain = ("layout", "calls/count", "calls/wanted", "calls/tools_known", "thought/words")
     return {name.removeprefix("calls/") for name, value in numbers.items() if value and name not in plain}
 
 
@@ -78,6 +78,15 @@ def test_counts_are_numbers_a_response() -> None:
     assert (2.0, 3.0, 1.0, 0.0) == tuple(
         numbers[name] for name in ("calls/count", "thought/words", "calls/wanted", "calls/tools_known")
     )
+
+
+@pytest.mark.parametrize(
+    ("response", "expected"),
+    [(text(PARIS), 1.0), (text(), 1.0), ("", 0.0), (text(PARIS) + " and more", 0.0), (BROKEN, 0.0), ("Hello.", 0.0)],
+    ids=["call", "answer", "empty", "leftover", "unreadable", "no tags"],
+)
+def test_the_layout_is_right_only_from_end_to_end(response: str, expected: float) -> None:
+    assert expected == Watcher()(response=response, ground_truth=text(PARIS))["layout"]
 
 
 def test_without_schemas_nothing_is_said_about_them() -> None:

@@ -13,7 +13,20 @@ from typing import Annotated
 import typer
 
 from verl_toolrl import __version__
-from verl_toolrl.cli import annotate, data, doctor, evaluate, quickstart, recipes, reward, score, stop, tools, train
+from verl_toolrl.cli import (
+    annotate,
+    compare,
+    data,
+    doctor,
+    evaluate,
+    quickstart,
+    recipes,
+    reward,
+    score,
+    stop,
+    tools,
+    train,
+)
 from verl_toolrl.errors import ToolRLError
 
 __all__ = ["app", "main"]
@@ -47,6 +60,7 @@ app.command("quickstart")(quickstart.quickstart)
 app.command("quickstart-agent")(quickstart.quickstart_agent)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
+app.command("compare")(compare.compare)
 app.command("stop")(stop.stop)
 app.command("score")(score.score)
 app.add_typer(data.app, name="data")

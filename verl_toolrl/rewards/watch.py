@@ -5,6 +5,7 @@ names are the same for every response, step and run, whatever the reward is.
 
     acc                    the calls are those of the ground truth, as a multiset, under typed equality, and nothing
                            else was written that looks like a call; whether the layout is right is not asked
+    layout                 the whole response is in the dialect: nothing repaired, nothing left over
     calls/count            calls written, readable or not
     calls/wanted           the ground truth has calls (the complement of what `needless` can reach)
     calls/tools_known      the row says which tools are on offer; without, unknown_tool and wrong_type are 0
@@ -44,6 +45,7 @@ __all__ = ["WATCHED", "Watcher", "make_watcher"]
 
 WATCHED = (
     "acc",
+    "layout",
     "calls/count",
     "calls/wanted",
     "calls/tools_known",
@@ -116,6 +118,7 @@ class Watcher:
             repaired=tuple(problem for part in read for problem in part.repaired),
         )
         numbers = _numbers(parsed, wanted, read_tools(tools))
+        numbers["layout"] = float(all(part.well_formed for part in read))
         if not wanted:
             numbers["calls/needless"] = 0.0
         del numbers["acc"]
@@ -131,6 +134,7 @@ def _numbers(parsed: ParsedResponse, wanted: Sequence[ToolCall], offered: Sequen
     missing, extra = _arguments(truth, calls)
     values = (
         Counter(calls) == Counter(truth) and written == len(calls),
+        parsed.well_formed,
         written,
         bool(wanted),
         bool(schemas),

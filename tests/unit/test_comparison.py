@@ -1,0 +1,94 @@
+"""Comparing variants: which there are, what is read from the logs of runs, and what the table says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from verl_toolrl.cli import app
+from verl_toolrl.errors import ConfigError
+from verl_toolrl.launch.comparison import SHOWN, curves_of, markdown, read_variants, summary, table, write
+from verl_toolrl.launch.runs import Attempt, Run, new_run
+from verl_toolrl.rewards.watch import WATCHED
+
+
+def test_names_are_those_of_the_recipes_groups() -> None:
+    found = read_variants(["released", " gdpo", "mine: method=gdpo variant=robust algorithm.gamma=0.9"])
+    assert [("variant=released",), ("method=gdpo",)] == [variant.overrides for variant in found[:2]]
+    assert ("mine", ("method=gdpo", "variant=robust", "algorithm.gamma=0.9")) == (found[2].name, found[2].overrides)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [(["relased"], "did you mean 'released'"), (["coarse", "coarse"], "given twice"), (["a b: x=1"], "wanted a name")],
+    ids=["unknown", "twice", "no name"],
+)
+def test_a_variant_that_cannot_be_run_is_refused(names: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        read_variants(names)
+
+
+@pytest.mark.parametrize("seeds", ["1,x", "1,1", "-1"])
+def test_seeds_are_different_whole_numbers(seeds: str) -> None:
+    assert "--seeds" in str(CliRunner().invoke(app, ["compare", "--seeds", seeds]).exception)
+
+
+def test_what_is_compared_is_what_every_reward_is_watched_by() -> None:
+    assert set(SHOWN) <= set(WATCHED)
+
+
+def finished_run(folder: Path, *values: float) -> Run:
+    """A run with a validation before training and after each of its steps, whose log holds `values`."""
+    run = new_run(folder, "toolrl/quickstart", [])
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for step, value in enumerate(values):
+        shares = {f"val-aux/rlla/{name}/mean@1": value / 2 for name in SHOWN[1:]}
+        # Steps with a validation take longer; they say nothing of a step's time.
+        data: dict[str, Any] = {"val-core/rlla/acc/mean@1": value, "timing_s/step": 100.0, **shares}
+        lines.append({"step": step, "data": data})
+        lines.append({"step": step + 100, "data": {"timing_s/step": 2.0 + step, "reward/acc/mean": 0.9}})
+    run.file("metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert isinstance(run.attempt, Attempt)
+    return run
+
+
+def compared(folder: Path) -> dict[str, Any]:
+    runs = {
+        ("released", 1): finished_run(folder / "a", 0.1, 0.2, 0.5),
+        ("released", 2): finished_run(folder / "b", 0.1, 0.2, 0.3),
+        ("coarse", 1): finished_run(folder / "c", 0.1, 0.2),
+    }
+    return summary(runs, recipe="toolrl/quickstart", overrides=["data.seed=1"])
+
+
+def test_curves_are_read_by_data_source(tmp_path: Path) -> None:
+    curves, seconds = curves_of(finished_run(tmp_path / "run", 0.25, 0.5))
+    assert [(0, 0.25), (1, 0.5)] == curves["rlla"]["acc"]
+    assert [(0, 0.125), (1, 0.25)] == curves["rlla"]["calls/missed"]
+    assert 3.0 == seconds  # 2 and 3 seconds; the first step is left out
+
+
+def test_the_table_has_the_mean_and_every_seed(tmp_path: Path) -> None:
+    rows = table(compared(tmp_path))
+    assert [["released", "rlla"], ["coarse", "rlla"]] == [row[:2] for row in rows]
+    assert ["10.0 -> 40.0 (50.0, 30.0)", "10.0 -> 20.0 (20.0)"] == [row[2] for row in rows]
+    assert "| released | rlla | 10.0 -> 40.0 (50.0, 30.0) |" in markdown(compared(tmp_path / "again"))
+
+
+def test_figure_and_figures_are_written(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="needs matplotlib")
+    result = compared(tmp_path)
+    write(result, tmp_path)
+    assert json.loads(json.dumps(result)) == json.loads((tmp_path / "compare.json").read_text())
+    assert b"\x89PNG" == (tmp_path / "compare.png").read_bytes()[:4]
+
+
+def test_a_run_without_a_validation_cannot_be_compared(tmp_path: Path) -> None:
+    run = finished_run(tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"no validation; set trainer\.test_freq"):
+        summary({("released", 1): run}, recipe="x", overrides=[])

@@ -1,0 +1,264 @@
+"""Trains one recipe in several variants with several seeds, and says what came out: what `verl-toolrl compare` does.
+
+A variant is a choice of the recipe's groups: a reward (`variant=coarse`), a method (`method=gdpo`), or any overrides.
+Every run has a folder of its own and is skipped once it has finished, so that a comparison that was stopped goes on.
+Rewards of different variants have different scales: what is compared are the shares that are watched in every run.
+
+    outputs/compare/
+      released-seed1/   a run folder each (`verl-toolrl train`)
+      compare.json      settings, commands and every figure
+      compare.png
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, median
+from typing import TYPE_CHECKING, Any
+
+from verl_toolrl.errors import ConfigError, UnknownNameError
+from verl_toolrl.launch.metrics import Metrics, Tail, parse_metrics_line
+from verl_toolrl.launch.recipes import recipe_folder
+from verl_toolrl.launch.runs import Run, load_run
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["SHOWN", "Curve", "Variant", "curves_of", "draw", "read_variants", "run_all", "summary"]
+
+SHOWN = ("acc", "layout", "calls/missed", "calls/needless")
+"""What is compared: names of `verl_toolrl.rewards.watch`, as validation logs them."""
+
+Curve = list[tuple[int, float]]
+"""Step and value."""
+
+_VALIDATION = re.compile(r"val-\w+/(?P<source>.+?)/(?P<name>" + "|".join(map(re.escape, SHOWN)) + r")/mean@\d+")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A name and what it changes."""
+
+    name: str
+    overrides: tuple[str, ...]
+
+
+def read_variants(names: Sequence[str]) -> list[Variant]:
+    """Read variants: names of the groups `variant` and `method`, or `NAME: OVERRIDE OVERRIDE ...`.
+
+    Raises:
+        ConfigError: If a name is unknown or stands there twice.
+    """
+    groups = {
+        path.stem: f"{group}={path.stem}"
+        for group in ("method", "variant")
+        for path in sorted((recipe_folder() / group).glob("*.yaml"))
+    }
+    found = []
+    for text in names:
+        name, colon, rest = (part.strip() for part in text.partition(":"))
+        if not colon and name not in groups:
+            raise UnknownNameError("variant", name, groups)
+        if not re.fullmatch(r"[\w.-]+", name) or (colon and not rest):
+            raise ConfigError(f"variant {text!r}: wanted a name, or NAME: OVERRIDE OVERRIDE")
+        found.append(Variant(name, tuple(rest.split()) if colon else (groups[name],)))
+    for variant in found:
+        if sum(other.name == variant.name for other in found) > 1:
+            raise ConfigError(f"variant {variant.name!r} is given twice")
+    return found
+
+
+def run_all(
+    recipe: str,
+    variants: Sequence[Variant],
+    seeds: Sequence[int],
+    overrides: Sequence[str],
+    output: Path,
+    console: Console,
+    *,
+    force: bool = False,
+) -> dict[tuple[str, int], Run]:
+    """Train every variant with every seed, one run after the other; seeds outermost, so that variants keep pace.
+
+    Args:
+        recipe: Name or path.
+        variants: What to compare.
+        seeds: Of data order, rollout and optimiser.
+        overrides: For all runs.
+        output: Folder of the comparison.
+        console: Where progress is drawn.
+        force: Start even if less memory is free than the recipe needs.
+
+    Returns:
+        (variant, seed) -> finished run.
+
+    Raises:
+        ConfigError: If a finished run in the folder was made with other settings, or a run does not finish.
+    """
+    from verl_toolrl.launch.launcher import execute, plan_run, report
+
+    runs: dict[tuple[str, int], Run] = {}
+    for seed in seeds:
+        for variant in variants:
+            folder = output / f"{variant.name}-seed{seed}"
+            settings = [*overrides, *variant.overrides, f"data.seed={seed}"]
+            earlier = load_run(folder)
+            if earlier is not None and earlier.attempt.overrides != settings:
+                raise ConfigError(
+                    f"{folder} was trained with other settings ({' '.join(earlier.attempt.overrides)}): give another "
+                    "--output"
+                )
+            if earlier is not None and earlier.attempt.state == "finished":
+                console.print(f"{variant.name}, seed {seed}: has finished before", highlight=False)
+                runs[variant.name, seed] = earlier
+                continue
+            console.rule(f"{variant.name}, seed {seed}")
+            plan = plan_run(recipe, settings, output=folder, resume=earlier is not None, force=force)
+            run, progress = execute(plan, console)
+            if run.attempt.state != "finished":
+                report(run, progress, plan, console)
+                raise ConfigError(f"{variant.name}, seed {seed} did not finish; the same command goes on there")
+            runs[variant.name, seed] = run
+    return runs
+
+
+def curves_of(run: Run) -> tuple[dict[str, dict[str, Curve]], float | None]:
+    """Read the validations of a run.
+
+    Returns:
+        Data source -> name -> curve, and the median seconds of a training step without a validation (None where the
+        run has none).
+    """
+    curves: dict[str, dict[str, Curve]] = {}
+    seconds: list[float] = []
+    for step, metrics in _records(run):
+        for key, value in metrics.items():
+            match = _VALIDATION.fullmatch(key)
+            if match:
+                curves.setdefault(match["source"], {}).setdefault(match["name"], []).append((step, value))
+        if step > 0 and "timing_s/step" in metrics and not any(key.startswith("val-") for key in metrics):
+            seconds.append(metrics["timing_s/step"])
+    return curves, median(seconds[1:] or seconds) if seconds else None
+
+
+def _records(run: Run) -> Iterator[tuple[int, Metrics]]:
+    for number in range(1, run.attempt.number + 1):
+        for line in Tail(run.file("metrics.jsonl", number)).lines():
+            record = parse_metrics_line(line)
+            if record is not None:
+                yield record
+
+
+def summary(
+    runs: Mapping[tuple[str, int], Run], *, recipe: str, overrides: Sequence[str], rows: Mapping[str, int] | None = None
+) -> dict[str, Any]:
+    """Return everything that is said about a comparison, as JSON-like values.
+
+    Args:
+        runs: Finished runs.
+        recipe: Name or path.
+        overrides: Of all runs.
+        rows: Data source -> number of rows that validation scored, where known.
+
+    Raises:
+        ConfigError: If a run has no validation.
+    """
+    variants: dict[str, Any] = {}
+    for (variant, seed), run in runs.items():
+        curves, seconds = curves_of(run)
+        if not curves:
+            raise ConfigError(f"{run.folder}: its log has no validation; set trainer.test_freq")
+        entry = variants.setdefault(variant, {"runs": {}, "sources": {}})
+        entry["runs"][str(seed)] = {
+            "command": run.attempt.command,
+            "seconds_a_step": seconds,
+            "validations": curves,
+        }
+    for entry in variants.values():
+        first = next(iter(entry["runs"].values()))["validations"]
+        for source, names in first.items():
+            entry["sources"][source] = {
+                name: {
+                    when: {seed: run["validations"][source][name][at][1] for seed, run in entry["runs"].items()}
+                    for when, at in (("before", 0), ("after", -1))
+                }
+                for name in names
+            }
+    return {
+        "schema": "verl-toolrl/compare/1",
+        "recipe": recipe,
+        "overrides": list(overrides),
+        "rows": dict(rows or {}),
+        "variants": variants,
+    }
+
+
+def table(result: Mapping[str, Any]) -> list[list[str]]:
+    """Return rows of text: variant, data source, and each share before and after, the mean and every seed."""
+    lines = []
+    for variant, entry in result["variants"].items():
+        for source, names in entry["sources"].items():
+            cells = [variant, source]
+            for name in SHOWN:
+                if name not in names:
+                    cells.append("")
+                    continue
+                before, after = (list(names[name][when].values()) for when in ("before", "after"))
+                each = ", ".join(f"{100 * value:.1f}" for value in after)
+                cells.append(f"{100 * mean(before):.1f} -> {100 * mean(after):.1f} ({each})")
+            seconds = [run["seconds_a_step"] for run in entry["runs"].values() if run["seconds_a_step"] is not None]
+            lines.append([*cells, f"{mean(seconds):.1f}" if seconds else ""])
+    return lines
+
+
+HEADER = ["variant", "held-out rows", *(f"{name} (%)" for name in SHOWN), "s a step"]
+"""Columns of `table`."""
+
+
+def markdown(result: Mapping[str, Any]) -> str:
+    """Return the table as Markdown."""
+    rows = [HEADER, ["---"] * len(HEADER), *table(result)]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def draw(result: Mapping[str, Any], path: Path) -> None:
+    """Draw each share over the steps: a panel a share, a colour a variant, a line a seed.
+
+    Raises:
+        ConfigError: If matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as err:
+        raise ConfigError("the figure needs matplotlib: pip install 'verl-toolrl[plot]'") from err
+
+    sources = list(next(iter(result["variants"].values()))["sources"])
+    figure = Figure(figsize=(3.6 * len(SHOWN), 3.2 * len(sources)), layout="constrained")
+    axes = figure.subplots(len(sources), len(SHOWN), squeeze=False)
+    for row, source in enumerate(sources):
+        for column, name in enumerate(SHOWN):
+            panel = axes[row][column]
+            for number, (variant, entry) in enumerate(result["variants"].items()):
+                for index, run in enumerate(entry["runs"].values()):
+                    points = run["validations"].get(source, {}).get(name, [])
+                    panel.plot(
+                        [step for step, _ in points],
+                        [100 * value for _, value in points],
+                        color=f"C{number}",
+                        marker=".",
+                        label=variant if index == 0 else None,
+                    )
+            panel.set(title=f"{name} (%), {source}", xlabel="step")
+            panel.grid(alpha=0.3)
+    axes[0][0].legend(fontsize="small")
+    figure.savefig(path, dpi=110)
+
+
+def write(result: Mapping[str, Any], output: Path) -> None:
+    """Write `compare.json` and `compare.png`."""
+    (output / "compare.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    draw(result, output / "compare.png")

@@ -6,5 +6,6 @@ result.py      the result file: every response with its scores, and what was mea
 paired.py      two measurements of the same rows: differences with paired bootstrap intervals
 tables.py      both on a terminal
 curves.py      a training run and what it changed as a picture
+agent.py       trajectories of verl's own validation: success, calls, wrong and needless ones
 endpoint.py    responses from a server that speaks OpenAI's API
 """

@@ -15,11 +15,12 @@ import hydra
 import torch
 from omegaconf import DictConfig, OmegaConf
 from transformers import AutoTokenizer
-from verl.experimental.agent_loop.agent_loop import DictConfigWrap, _agent_loop_registry
+from verl.experimental.agent_loop.agent_loop import AgentLoopMetrics, DictConfigWrap, _agent_loop_registry
 from verl.workers.rollout.replica import TokenOutput
 
 from verl_toolrl.errors import InfrastructureError
 from verl_toolrl.integrations.tiny_model import write_tiny_model
+from verl_toolrl.integrations.trajectory_output import TrajectoryOutput
 from verl_toolrl.integrations.trajectory_travel import STEP_REWARDS, read_trajectory, trajectory_result
 from verl_toolrl.rewards import make_reward
 from verl_toolrl.rollout import ScriptedEngine
@@ -188,6 +189,18 @@ def test_a_row_chooses_its_tools(tokenizer: Any) -> None:
     trajectory = read_trajectory(output.extra_fields)
     assert trajectory is not None and Outcome.MODEL_ERROR is trajectory.steps[0].results[0].outcome
     assert "day_of_week" in trajectory.messages[0]["content"] and "calculate" not in trajectory.messages[0]["content"]
+
+
+def test_an_outcome_stands_on_the_last_token_that_the_model_wrote() -> None:
+    output = TrajectoryOutput(
+        prompt_ids=[1],
+        response_ids=[5, 6, 7, 8],
+        response_mask=[1, 1, 0, 0],
+        reward_score=2.0,
+        metrics=AgentLoopMetrics(),
+        extra_fields={"reward_extra_info": {"score": 2.0}},
+    )
+    assert [0.0, 2.0, 0.0, 0.0] == output.as_dict()["rm_scores"].tolist()
 
 
 def test_step_rewards_stand_on_the_last_token_of_their_steps(tokenizer: Any) -> None:

@@ -6,16 +6,15 @@ verl does not read; the trainer collects and clears it after each step.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import transfer_queue as tq
 
-__all__ = ["PARTITION", "Group", "Groups", "report_lost", "take_lost"]
+from verl_toolrl.integrations.say import say_at_first
 
-logger = logging.getLogger(__name__)
+__all__ = ["PARTITION", "Group", "Groups", "report_lost", "take_lost"]
 
 PARTITION = "toolrl_lost"
 """Partition of TransferQueue; a key a lost session, the tag says why."""
@@ -64,7 +63,7 @@ async def report_lost(session: str, reason: str, step: int) -> None:
     try:
         await tq.async_kv_put(key=session, partition_id=PARTITION, tag={"reason": reason[:500], "global_steps": step})
     except Exception as err:  # a report must never turn a lost session into a lost run
-        logger.warning(f"could not report the lost session {session}: {type(err).__name__}: {err}")
+        say_at_first("report", f"could not report the lost session {session}: {type(err).__name__}: {err}")
 
 
 def take_lost() -> dict[str, dict[str, Any]]:

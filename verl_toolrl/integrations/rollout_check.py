@@ -8,7 +8,6 @@ the length of the longest prompts with their tools).
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -16,13 +15,12 @@ from omegaconf import DictConfig
 
 from verl_toolrl.errors import AuthorError, ConfigError, DatasetError
 from verl_toolrl.integrations.rollout_loops import DialogueLoop, NativeLoop, ReActLoop, ToolRLLoop, Workplace
+from verl_toolrl.integrations.say import say
 from verl_toolrl.rewards.trajectory import takes_trajectory
 from verl_toolrl.rollout.settings import row_session
 from verl_toolrl.schema import as_list
 
 __all__ = ["FORMS", "check_rollout"]
-
-logger = logging.getLogger(__name__)
 
 FORMS: dict[str, type[DialogueLoop]] = {
     "toolrl_dialogue": ToolRLLoop,
@@ -70,7 +68,7 @@ def _check_budgets(place: Workplace, name: str) -> None:
     for key in ("turn_tokens", "tool_tokens"):
         value = getattr(limits, key)
         if value is not None and value > limits.response_tokens:
-            logger.warning(
+            say(
                 f"{name}: {key} of {value} tokens never takes effect: data.max_response_length is "
                 f"{limits.response_tokens}"
             )
@@ -101,7 +99,7 @@ async def _check_rows(place: Workplace, rows: list[tuple[str, Mapping[str, Any]]
                         hidden.setdefault(tool, where)
             prompts.append((size, where, messages, schemas if place.dialogue.tools_in_template else None))
     for tool, where in hidden.items():
-        logger.warning(
+        say(
             f"{where}: no message names the tool {tool!r}, so that the model cannot know of it; {{tools}} in a message "
             "is replaced by the list of the row's tools"
         )
@@ -125,7 +123,7 @@ def _check_template(place: Workplace, schemas: list[dict[str, Any]]) -> None:
         )
         if place.settings.strict_template:
             raise ConfigError(text)
-        logger.warning(text)
+        say(text)
 
 
 def _check_lengths(place: Workplace, prompts: list[tuple[int, str, list[dict[str, Any]], Any]]) -> None:

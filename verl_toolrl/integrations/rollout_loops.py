@@ -13,7 +13,6 @@ sessions of a prompt are lost the last one raises, so that verl sees a failed pr
 from __future__ import annotations
 
 import asyncio
-import logging
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetr
 from verl_toolrl.errors import ConfigError, InfrastructureError
 from verl_toolrl.integrations.lost_sessions import Groups, report_lost
 from verl_toolrl.integrations.rollout_engine import VerlEngine, request_seed
+from verl_toolrl.integrations.say import say_at_first
 from verl_toolrl.integrations.trajectory_output import TrajectoryOutput
 from verl_toolrl.integrations.trajectory_travel import TRAJECTORY, dump_trajectory
 from verl_toolrl.rollout import ChatTokens, Dialogue, Rollout, SessionLost, TurnLimits, make_dialogue, run_dialogue
@@ -33,8 +33,6 @@ from verl_toolrl.rollout.settings import RolloutSettings, RowSession, row_sessio
 from verl_toolrl.toolbox import Budget, Toolbox
 
 __all__ = ["DialogueLoop", "NativeLoop", "ReActLoop", "ToolRLLoop", "Workplace", "settings_from_config"]
-
-logger = logging.getLogger(__name__)
 
 
 def settings_from_config(config: DictConfig) -> RolloutSettings:
@@ -168,7 +166,7 @@ class DialogueLoop(AgentLoopBase):
             try:
                 return await self._run(sampling_params, priority, uid, number, step, kwargs)
             except SessionLost as err:
-                logger.warning(f"session {uid}_{number} of step {step} is lost: {err.reason}")
+                say_at_first("lost session", f"session {uid}_{number} of step {step} is lost: {err.reason}")
                 await report_lost(f"{uid}_{number}", err.reason, step)
                 if group.all_lost_with_this_one():
                     raise InfrastructureError(f"all sessions of prompt {uid} are lost; the last: {err.reason}") from err
@@ -239,7 +237,7 @@ class DialogueLoop(AgentLoopBase):
         strict = self.place.settings.strict_template
         problems = list(audit(rollout, self.place.chat, self.place.dialogue, schemas, against_template=strict))
         for problem in problems:
-            logger.warning(f"trajectory {name}: {problem}")
+            say_at_first("audit", f"trajectory {name}: {problem}")
         return len(problems)
 
 

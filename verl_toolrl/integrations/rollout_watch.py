@@ -14,7 +14,6 @@ that dies at every long query removes long queries from what is learned. The log
 
 from __future__ import annotations
 
-import logging
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -27,14 +26,13 @@ from transfer_queue import KVBatchMeta
 
 from verl_toolrl.errors import ConfigError, InfrastructureError
 from verl_toolrl.integrations.lost_sessions import take_lost
+from verl_toolrl.integrations.say import say
 from verl_toolrl.integrations.trajectory_travel import TRAJECTORY, step_rewards_of
 from verl_toolrl.rollout.health import Alarms, Thresholds, measure, zero_variance_share
 from verl_toolrl.rollout.journal import Journal
 from verl_toolrl.rollout.wire import loads
 
 __all__ = ["RolloutWatch", "journal_folder", "small_groups"]
-
-logger = logging.getLogger(__name__)
 
 # Estimators of verl that look at one trajectory at a time, or only at the whole batch.
 _ALONE = ("gae", "reinforce_plus_plus", "remax")
@@ -156,7 +154,7 @@ class RolloutWatch:
             out["rollout/lost_sessions"] = float(self._lost)
             out["rollout/dropped_groups"] = float(self._dropped)
         if self._lost:
-            logger.warning(f"step {step}: {self._report(self._lost, self._expected)}")
+            say(f"step {step}: {self._report(self._lost, self._expected)}")
         self._lost = self._expected = self._dropped = 0
         self._reasons.clear()
         records, scores = self._records(batch)
@@ -170,8 +168,7 @@ class RolloutWatch:
             out["rollout/zero_variance_share"] = same
         raised, said = self._alarms.check({**metrics, **out})
         for line in said:
-            logger.warning(f"step {step}: {line}")
-            print(f"step {step}: {line}", flush=True)
+            say(f"step {step}: {line}")
         self._write(step, records)
         return {**out, **raised}
 
@@ -179,7 +176,7 @@ class RolloutWatch:
         try:
             self._journal.write(step, [{k: v for k, v in record.items() if k != "audit"} for record in records])
         except OSError as err:  # a full disk is no reason to end a training
-            logger.warning(f"step {step}: trajectories cannot be written: {err}")
+            say(f"step {step}: trajectories cannot be written: {err}")
 
     def _records(self, batch: KVBatchMeta) -> tuple[list[dict[str, Any]], list[tuple[str, float]]]:
         """Read the trajectories of a batch; empty for loops that record none. Scores come for all of them."""
@@ -251,6 +248,6 @@ class RolloutWatch:
             out["val-aux/lost_sessions"] = float(lost)
             out["val-aux/lost_share"] = lost / expected
         if lost:
-            logger.warning(f"validation: {self._report(lost, expected)}; its figures count them as 0")
+            say(f"validation: {self._report(lost, expected)}; its figures count them as 0")
             self._stop_above_share("validation", lost, expected)
             self._reasons.clear()

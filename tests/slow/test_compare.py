@@ -43,5 +43,5 @@ def test_gdpo_trains_on_components_and_logs_what_is_watched(
         assert {f"{name}/mean" for name in WATCHED if "/" in name} | {"groups/zero_variance"} <= set(step)
     keys = [{key for key in step if not key.startswith(("val-", "timing_s/testing"))} for step in trained]
     assert keys[0] == keys[1]
-    validation = [step for step in steps if "val-core/world/seen/acc/mean@1" in step]
-    assert validation and {f"val-aux/world/seen/{name}/mean@1" for name in WATCHED[1:]} <= set(validation[-1])
+    validation = [step for step in steps if "val-core/world_seen/acc/mean@1" in step]
+    assert validation and {f"val-aux/world_seen/{name}/mean@1" for name in WATCHED[1:]} <= set(validation[-1])

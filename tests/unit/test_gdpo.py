@@ -51,6 +51,12 @@ def test_a_group_that_is_equal_in_everything_gets_exactly_nothing() -> None:
     assert found[:3] == [0.0, 0.0, 0.0]
 
 
+def test_rounding_of_the_batch_mean_gives_equal_groups_nothing() -> None:
+    # Sums of normalised thirds do not cancel to the last bit.
+    components = [[1.0, 3.0], [0.0, 3.0], [0.0, -3.0], [1.0, 0.5], [1.0, 0.5], [1.0, 0.5]]
+    assert advantages(components, [0, 0, 0, 1, 1, 1], weights=[1.0, 2.0])[3:] == [0.0] * 3
+
+
 def test_a_batch_that_is_equal_in_everything_gets_exactly_nothing() -> None:
     for norm in ("response", "token", "none"):
         tokens = torch.tensor([3, 9, 1, 4])

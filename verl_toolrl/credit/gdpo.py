@@ -68,7 +68,10 @@ def gdpo_advantages(
     if batch_norm == "none" or len(total) < 2:
         return total
     if batch_norm == "response":
-        return (total - total.mean()) / (total.std() + EPSILON)
+        mean = total.mean()
+        # Whole groups sum to 0; a rest of rounding must not become the advantage of those that are equal throughout.
+        mean = torch.where(mean.abs() < EPSILON * EPSILON, torch.zeros_like(mean), mean)
+        return (total - mean) / (total.std() + EPSILON)
     if policy_tokens is None or policy_tokens.shape != total.shape:
         found = None if policy_tokens is None else tuple(policy_tokens.shape)
         raise ConfigError(f"gdpo: batch_norm 'token' needs policy_tokens of shape ({len(total)},), got {found}")

@@ -13,7 +13,7 @@ setup: ## Build .venv with the stack that needs no GPU (PYTHON=python3.11 choose
 	@command -v python3 >/dev/null || { echo "setup: no python3 on PATH; Python 3.11 or 3.12 is needed" >&2; exit 1; }
 	@python3 .ci/setup.py $(if $(PYTHON),--python '$(PYTHON)')
 
-quickstart: setup ## A small real model learns to call tools on this machine, without a GPU (ARGS=--fast: under 6 minutes)
+quickstart: setup ## A small real model learns to call tools on this machine, without a GPU (ARGS=--fast: a short form)
 	$(BIN)/verl-toolrl quickstart $(ARGS)
 
 quickstart-agent: setup ## The same over several turns with tools (ARGS="--seed 2")

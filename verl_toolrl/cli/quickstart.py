@@ -33,7 +33,7 @@ def quickstart(
         bool,
         typer.Option(
             "--fast",
-            help="Under 6 minutes on two idle cores: shows that every stage works, not how much the model learns.",
+            help="Fewer steps and rows: shows that every stage works, not how much the model learns.",
         ),
     ] = False,
 ) -> None:

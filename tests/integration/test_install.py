@@ -78,7 +78,9 @@ def test_every_entry_point_of_the_installed_wheel_loads(installed: Path, tmp_pat
     assert {line for line in loaded if line.endswith("True")} == {
         "console_scripts verl-toolrl True",
         "verl.plugins toolrl True",
-        "vllm.general_plugins toolrl_cpu True",
+        "torch.backends toolrl_cpu True",
+        "vllm.general_plugins toolrl_cpu_sampler True",
+        "vllm.general_plugins toolrl_cpu_weights True",
     }
 
 

@@ -11,9 +11,10 @@ os.environ.setdefault("VERL_PLATFORM", "cpu")
 pytest.importorskip("verl", reason="needs verl")
 
 from omegaconf import OmegaConf
+from transfer_queue import KVBatchMeta
 
 from verl_toolrl.errors import ConfigError
-from verl_toolrl.integrations.log_probs import check_log_prob_sample
+from verl_toolrl.integrations.log_probs import SampledLogProbsMixin, check_log_prob_sample
 
 
 def config(rows: int | None, *, bypass: bool = True, devices: int = 1) -> object:
@@ -41,3 +42,32 @@ def test_a_sample_is_a_number_of_trajectories() -> None:
 def test_a_sample_that_does_nothing_or_cannot_be_spread_is_refused(settings: dict, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         check_log_prob_sample(config(**settings))
+
+
+class Recorder:
+    """In the place of verl's trainer: notes which rows it is asked for, and whether it computes them itself."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[bool, int]] = []
+
+    def _compute_old_log_prob(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
+        self.asked.append((not self.config.algorithm.rollout_correction.bypass_mode, len(batch)))
+        return batch
+
+
+@pytest.mark.parametrize(
+    ("real", "padding", "devices", "computed"),
+    [(32, 0, 1, 8), (7, 1, 1, 7), (7, 1, 4, 4), (3, 1, 4, None)],
+    ids=["a sample", "a small batch whole", "spread over the devices", "too few for the devices"],
+)
+def test_the_sample_has_no_padding_and_every_row_keeps_the_rollouts_log_probs(
+    real: int, padding: int, devices: int, computed: int | None
+) -> None:
+    trainer = type("Trainer", (SampledLogProbsMixin, Recorder), {})()
+    trainer.config = config(8, devices=devices)
+    keys = [f"row{index}" for index in range(real + padding)]
+    tags = [{"is_padding": index < padding} for index in range(real + padding)]
+    batch = KVBatchMeta(keys=keys, tags=tags, partition_id="train")
+    assert batch is trainer._compute_old_log_prob(batch, {})
+    expected = [(False, real + padding)]
+    assert expected == trainer.asked if computed is None else [(True, computed), *expected] == trainer.asked

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import socket
 import subprocess
@@ -313,6 +314,46 @@ def test_our_tools_are_served_over_stdio_with_a_state_for_the_connection():
 
     asyncio.run(run())
     assert _children() == []
+
+
+_PRINTING = """
+import asyncio
+from verl_toolrl.toolbox import Toolbox, tool
+from verl_toolrl.toolbox.limits import Limits
+from verl_toolrl.toolbox.serve import serve_stdio
+
+@tool(limits=Limits(output_tokens=None))
+async def shout(word: str) -> str:
+    "Say a word aloud."
+    print("not JSON:", word, flush=True)
+    return word.upper() + "\\u2028\\n" + "x" * 300_000
+
+asyncio.run(serve_stdio(Toolbox([shout])))
+"""
+
+
+def test_what_a_served_tool_prints_stays_out_of_the_protocol(tmp_path: Path):
+    (tmp_path / "server.py").write_text(_PRINTING)
+    printed = tmp_path / "stderr.txt"
+
+    async def run() -> list[str]:
+        parameters = mcp.StdioServerParameters(command=sys.executable, args=[str(tmp_path / "server.py")])
+        with printed.open("w") as errors:
+            async with mcp.Client(mcp.stdio_client(parameters, errlog=errors)) as client:
+                answers = await asyncio.gather(*(client.call_tool("shout", {"word": f"w{i}"}) for i in range(20)))
+        return [each.content[0].text for each in answers]
+
+    assert asyncio.run(run()) == [f"W{i}\u2028\n" + "x" * 300_000 for i in range(20)]
+    assert sorted(printed.read_text().split()) == sorted(["not", "JSON:"] * 20 + [f"w{i}" for i in range(20)])
+
+
+def test_a_server_whose_input_is_a_file_answers_what_it_holds(tmp_path: Path):
+    """No pipe, so the SDK's own transport reads it."""
+    request = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
+    (tmp_path / "requests").write_text(json.dumps(request) + "\n")
+    with (tmp_path / "requests").open() as source:
+        done = subprocess.run(_SERVE, stdin=source, capture_output=True, text=True, timeout=60)
+    assert {"jsonrpc": "2.0", "id": 1, "result": {}} == json.loads(done.stdout.splitlines()[0])
 
 
 def test_our_tools_are_served_over_http_with_a_state_for_each_named_trajectory():

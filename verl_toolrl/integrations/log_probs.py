@@ -47,7 +47,10 @@ class SampledLogProbsMixin:
     def _compute_old_log_prob(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
         rows = check_log_prob_sample(self.config)
         keys = [key for key, tag in zip(batch.keys, batch.tags) if not tag.get("is_padding", False)]
-        if rows is not None and len(keys) >= rows:
+        if rows is not None and len(keys) < rows:
+            # A small batch, or sessions were lost: what there is, spread evenly over the devices.
+            rows = len(keys) - len(keys) % (self.config.trainer.nnodes * self.config.trainer.n_gpus_per_node)
+        if rows:
             correction = self.config.algorithm.rollout_correction
             correction.bypass_mode = False
             try:

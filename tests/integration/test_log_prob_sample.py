@@ -17,11 +17,12 @@ from verl_toolrl.errors import ConfigError
 from verl_toolrl.integrations.log_probs import SampledLogProbsMixin, check_log_prob_sample
 
 
-def config(rows: int | None, *, bypass: bool = True, devices: int = 1) -> object:
+def config(rows: int | None, *, bypass: bool = True, devices: int = 1, micro: int = 1) -> object:
     return OmegaConf.create(
         {
             "trainer": {"nnodes": 1, "n_gpus_per_node": devices, "toolrl": {"log_prob_sample": rows}},
             "algorithm": {"rollout_correction": {"bypass_mode": bypass}},
+            "actor_rollout_ref": {"rollout": {"log_prob_micro_batch_size_per_gpu": micro}},
         }
     )
 
@@ -35,11 +36,10 @@ def test_a_sample_is_a_number_of_trajectories() -> None:
     ("settings", "says"),
     [
         (dict(rows=8, bypass=False), "only with algorithm.rollout_correction.bypass_mode=true"),
-        (dict(rows=6, devices=4), "multiple of the number of devices, 4"),
-        (dict(rows=0), "multiple of the number of devices, 1"),
+        (dict(rows=0), "wanted at least 1"),
     ],
 )
-def test_a_sample_that_does_nothing_or_cannot_be_spread_is_refused(settings: dict, says: str) -> None:
+def test_a_sample_that_does_nothing_is_refused(settings: dict, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         check_log_prob_sample(config(**settings))
 
@@ -48,26 +48,35 @@ class Recorder:
     """In the place of verl's trainer: notes which rows it is asked for, and whether it computes them itself."""
 
     def __init__(self) -> None:
-        self.asked: list[tuple[bool, int]] = []
+        self.asked: list[tuple[bool, list[str]]] = []
 
     def _compute_old_log_prob(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
-        self.asked.append((not self.config.algorithm.rollout_correction.bypass_mode, len(batch)))
+        self.asked.append((not self.config.algorithm.rollout_correction.bypass_mode, list(batch.keys)))
         return batch
 
 
 @pytest.mark.parametrize(
-    ("real", "padding", "devices", "computed"),
-    [(32, 0, 1, 8), (7, 1, 1, 7), (7, 1, 4, 4), (3, 1, 4, None)],
-    ids=["a sample", "a small batch whole", "spread over the devices", "too few for the devices"],
+    ("real", "padding", "devices", "micro", "rows", "filled"),
+    [
+        (32, 0, 1, 4, 8, 0),
+        (32, 0, 4, 4, 16, 0),
+        (3, 5, 1, 4, 3, 5),  # 8 rows asked for, 3 sessions survived
+        (9, 7, 4, 1, 8, 0),
+        (6, 10, 1, 8, 6, 2),
+        (3, 1, 4, 1, 3, 1),
+    ],
+    ids=["a sample", "spread", "lost sessions", "no padding needed", "padding fills a micro batch", "a small batch"],
 )
-def test_the_sample_has_no_padding_and_every_row_keeps_the_rollouts_log_probs(
-    real: int, padding: int, devices: int, computed: int | None
+def test_the_sample_fills_micro_batches_with_padding_last(
+    real: int, padding: int, devices: int, micro: int, rows: int, filled: int
 ) -> None:
     trainer = type("Trainer", (SampledLogProbsMixin, Recorder), {})()
-    trainer.config = config(8, devices=devices)
-    keys = [f"row{index}" for index in range(real + padding)]
+    trainer.config = config(8, devices=devices, micro=micro)
+    # verl's balancing may leave padding anywhere; here it comes first.
+    keys = [f"pad{index}" for index in range(padding)] + [f"row{index}" for index in range(real)]
     tags = [{"is_padding": index < padding} for index in range(real + padding)]
     batch = KVBatchMeta(keys=keys, tags=tags, partition_id="train")
     assert batch is trainer._compute_old_log_prob(batch, {})
-    expected = [(False, real + padding)]
-    assert expected == trainer.asked if computed is None else [(True, computed), *expected] == trainer.asked
+    computed = [f"row{index}" for index in range(rows)] + [f"pad{index}" for index in range(filled)]
+    # Every row keeps the log-probs of its rollout.
+    assert [(True, computed), (False, keys)] == trainer.asked

@@ -10,6 +10,7 @@ pass over the batch, but then also loses the figures that tell whether engine an
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from omegaconf import DictConfig
@@ -21,10 +22,10 @@ __all__ = ["SampledLogProbsMixin", "check_log_prob_sample"]
 
 
 def check_log_prob_sample(config: DictConfig) -> int | None:
-    """Return `trainer.toolrl.log_prob_sample`, the number of trajectories, or None where it is not set.
+    """Return `trainer.toolrl.log_prob_sample`, the least number of trajectories, or None where it is not set.
 
     Raises:
-        ConfigError: If the option would do nothing, or the number cannot be spread over the devices.
+        ConfigError: If the option would do nothing, or is no number of trajectories.
     """
     rows = (config.trainer.get("toolrl") or {}).get("log_prob_sample")
     if rows is None:
@@ -33,10 +34,18 @@ def check_log_prob_sample(config: DictConfig) -> int | None:
     correction = config.algorithm.get("rollout_correction")
     if not (correction and correction.get("bypass_mode", False)):
         raise ConfigError(f"{where}: has a meaning only with algorithm.rollout_correction.bypass_mode=true")
-    devices = config.trainer.nnodes * config.trainer.n_gpus_per_node
-    if rows < 1 or rows % devices:
-        raise ConfigError(f"{where}: wanted a multiple of the number of devices, {devices}")
+    if rows < 1:
+        raise ConfigError(f"{where}: wanted at least 1")
     return int(rows)
+
+
+def _batch_unit(config: DictConfig) -> int:
+    """Return of what a batch for log-probs must be a multiple: micro batches on all devices."""
+    devices = int(config.trainer.nnodes * config.trainer.n_gpus_per_node)
+    rollout = config.actor_rollout_ref.rollout
+    if rollout.get("log_prob_use_dynamic_bsz", False):
+        return devices
+    return devices * int(rollout.get("log_prob_micro_batch_size_per_gpu") or 1)
 
 
 class SampledLogProbsMixin:
@@ -46,10 +55,12 @@ class SampledLogProbsMixin:
 
     def _compute_old_log_prob(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
         rows = check_log_prob_sample(self.config)
-        keys = [key for key, tag in zip(batch.keys, batch.tags) if not tag.get("is_padding", False)]
-        if rows is not None and len(keys) < rows:
-            # A small batch, or sessions were lost: what there is, spread evenly over the devices.
-            rows = len(keys) - len(keys) % (self.config.trainer.nnodes * self.config.trainer.n_gpus_per_node)
+        if rows is not None:
+            # Padding comes last: it is there where sessions were lost, has no tokens that count, and fills a micro batch.
+            order = sorted(range(len(batch)), key=lambda row: bool(batch.tags[row].get("is_padding", False)))
+            keys = [batch.keys[row] for row in order]
+            unit = _batch_unit(self.config)
+            rows = min(math.ceil(rows / unit) * unit, len(keys))
         if rows:
             correction = self.config.algorithm.rollout_correction
             correction.bypass_mode = False

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from verl_toolrl.errors import ConfigError
 
-__all__ = ["divisor", "require_platform", "smollm2_folder", "tiny_model_folder", "token_budget", "unsupported"]
+__all__ = ["cpu_dtype", "divisor", "require_platform", "smollm2_folder", "tiny_model_folder", "token_budget", "unsupported"]
 
 
 def require_platform(name: str, value: object) -> object:
@@ -27,6 +27,13 @@ def require_platform(name: str, value: object) -> object:
             f"(`verl-toolrl train` does it), or choose other hardware"
         )
     return value
+
+
+def cpu_dtype() -> str:
+    """Return the number format that this machine's processor is fast in (see `integrations.cpu.precision`)."""
+    from verl_toolrl.integrations.cpu.precision import fast_dtype
+
+    return fast_dtype()
 
 
 def smollm2_folder() -> str:
@@ -68,6 +75,7 @@ def token_budget(tokens: int, *lengths: int) -> int:
     return max(tokens, sum(lengths))
 
 
+OmegaConf.register_new_resolver("toolrl.cpu_dtype", cpu_dtype, replace=True)
 OmegaConf.register_new_resolver("toolrl.divisor", divisor, replace=True)
 OmegaConf.register_new_resolver("toolrl.unsupported", unsupported, replace=True)
 OmegaConf.register_new_resolver("toolrl.tiny_model", tiny_model_folder, replace=True)

@@ -71,7 +71,7 @@ def generate(
     answers, log, job = folder / "answers.jsonl", folder / "engine.log", folder / "job.json"
     answers.write_text("")
     on_cpu = runs_on_cpu()
-    options = {**(_CPU_ENGINE if on_cpu else {}), **(engine or {})}
+    options = {**(_cpu_engine() if on_cpu else {}), **(engine or {})}
     prompts = [{"key": q.key, "messages": q.messages, "tools": q.tools} for q in questions]
     content = {"model": model, "output": str(answers), "max_tokens": max_tokens, "prompts": prompts, "engine": options}
     job.write_text(json.dumps(content), encoding="utf-8")
@@ -109,10 +109,13 @@ def generate(
     return str(found.get("about", {}).get("engine", "vllm"))
 
 
+def _cpu_engine() -> dict[str, Any]:
+    from verl_toolrl.integrations.cpu.precision import fast_dtype
+
+    return {"kv_cache_memory_bytes": 1 << 30, "max_num_seqs": 64, "dtype": fast_dtype()}
+
+
 # One process instead of three: with the trainer's other processes gone, an engine in it has both cores to itself.
-_CPU_ENGINE = {"kv_cache_memory_bytes": 1 << 30, "max_num_seqs": 64}
-
-
 def _cpu_environment() -> dict[str, str]:
     from verl_toolrl.integrations.cpu import environment
 

@@ -37,6 +37,7 @@ class _Launch:
     start: str
     checkpoint: str
     memory_gb: float
+    dtype: str
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,12 @@ def test_a_function_trains_a_model(smollm2: Path, tmp_path: Path) -> None:
     assert all("reward/seen/is_solved/mean" in step and step["reward/seen/steps/mean"] >= 1 for step in steps)
 
 
+def test_an_mcp_server_trains_a_model(smollm2: Path, tmp_path: Path) -> None:
+    pytest.importorskip("mcp", reason="needs the MCP SDK")
+    steps = follow(tutorial("From an MCP server to training"), tmp_path)
+    assert [1] == [step["training/global_step"] for step in steps]
+
+
 @pytest.mark.parametrize("heading", ["From a function to training", "From an MCP server to training"])
 def test_a_tutorial_asks_for_at_most_15_lines(heading: str) -> None:
     assert len(lines_of_the_user(tutorial(heading))) <= 15

@@ -90,8 +90,11 @@ def test_a_shared_prompt_is_computed_once_and_gets_no_logits() -> None:
     inputs, _ = engine.prepare_model_inputs(micro_batch("response", 1.0))
     # Three sequences: the group with 5 + 4 + 7 + 2 tokens, and rows of 9 and 10.
     assert (3, 18) == tuple(inputs["input_ids"].shape)
-    # The shortest prompt has 3 tokens, whose last one predicts the first response token.
-    assert 18 - 2 == inputs["logits_to_keep"]
+    logits = engine.module(**inputs, use_cache=False).logits
+    assert (sum(RESPONSES), 53) == tuple(logits.shape)
+    # A forward pass that is not the engine's gets them all.
+    engine._logits_wanted = None
+    assert (3, 18, 53) == tuple(engine.module(**inputs, use_cache=False).logits.shape)
 
 
 def test_a_row_that_trains_nothing_is_computed_without_harm() -> None:

@@ -32,7 +32,8 @@ OUR_CPU_NAMES: dict[str, tuple[str, ...]] = {
     "training engine": ("language_model/fsdp2/cpu", "value_model/fsdp2/cpu"),
 }
 
-PROBE_SECONDS = 120
+# Importing torch, verl and vLLM takes 10 to 20 s, and minutes on a slow machine that does other work.
+PROBE_SECONDS = 600
 
 
 def examine() -> Report:

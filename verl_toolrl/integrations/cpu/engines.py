@@ -5,7 +5,6 @@ Both take part in verl's engine registry and change nothing of what the loss see
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,24 +31,39 @@ class CPUEngineWithLMHead(FSDPEngineWithLMHead):
         tokens:     |<- prompt ->|<- response 0 ->|<- response 1 ->| ...
         positions:  | 0 .. p - 1 | p, p + 1, ...  | p, p + 1, ...  |
 
-    in which a response attends to the prompt and to itself, and logits begin at the last token of the prompt. The
-    probabilities and their gradients are the same up to rounding (tests/integration/test_cpu_engines.py). With 4
-    rollouts, 550 prompt tokens and 110 response tokens that is 990 tokens instead of 2,640. The prompt's part of the
-    result, which no loss reads, is 0.
+    in which a response attends to the prompt and to itself, and only positions that predict a token of a response get
+    logits. The probabilities and their gradients are the same up to rounding (tests/integration/test_cpu_engines.py).
+    With 4 rollouts, 550 prompt tokens and 110 response tokens that is 990 tokens instead of 2,640. The prompt's part of
+    the result, which no loss reads, is 0.
     """
 
+    _logits_wanted: _Packed | None = None
+    """The micro batch whose logits the forward pass that is under way is asked for; None: all of them."""
+    _hooked: torch.nn.Module | None = None
+    """The head that `_keep_wanted` is registered with."""
+
     def prepare_model_inputs(self, micro_batch: TensorDict) -> tuple[dict[str, Any], dict[str, Any]]:
+        self._logits_wanted = None
         if not self._can_share_prompts(micro_batch):
             inputs: tuple[dict[str, Any], dict[str, Any]] = super().prepare_model_inputs(micro_batch)
             return inputs
         packed = _pack(micro_batch)
+        head = self.module.get_output_embeddings()
+        if self._hooked is not head:
+            head.register_forward_pre_hook(self._keep_wanted)
+            self._hooked = head
+        self._logits_wanted = packed
         model_inputs = {
             "input_ids": packed.tokens,
             "position_ids": packed.positions,
             "attention_mask": packed.attention_mask,
-            "logits_to_keep": packed.tokens.shape[1] - packed.first,
         }
         return model_inputs, {"packed": packed}
+
+    def _keep_wanted(self, head: torch.nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor] | None:
+        """Give the head the hidden states that predict a token of a response, `(response tokens, hidden size)`."""
+        packed = self._logits_wanted
+        return None if packed is None else (inputs[0][packed.sequence, packed.predictor],)
 
     def _can_share_prompts(self, micro_batch: TensorDict) -> bool:
         needs_all = ("use_remove_padding", "use_fused_kernels", "distillation_use_topk", "calculate_sum_pi_squared")
@@ -58,7 +72,7 @@ class CPUEngineWithLMHead(FSDPEngineWithLMHead):
             and micro_batch["position_ids"].dim() == 2
             # A mask that says more than "padding" is taken as it is by this implementation of attention.
             and self.module.config._attn_implementation == "sdpa"
-            and "logits_to_keep" in inspect.signature(self.module.forward).parameters
+            and isinstance(self.module.get_output_embeddings(), torch.nn.Linear)
             and not any(tu.get_non_tensor_data(data=micro_batch, key=key, default=False) for key in needs_all)
         )
 
@@ -72,9 +86,7 @@ class CPUEngineWithLMHead(FSDPEngineWithLMHead):
                 output, output_args, micro_batch, logits_processor_func
             )
             return result
-        logits = output.logits[
-            packed.sequence, packed.predictor - packed.first
-        ].float()  # (response tokens, vocabulary)
+        logits = output.logits.float()  # (response tokens, vocabulary)
         temperature = micro_batch["temperature"]
         if isinstance(temperature, torch.Tensor):
             logits = logits / temperature.float().clamp(min=1e-8)[packed.row, None]
@@ -97,8 +109,6 @@ class _Packed:
     """`(sequences, length)` int64: a token's position in its own row."""
     attention_mask: torch.Tensor
     """`(sequences, 1, length, length)` bool; True where a token (third axis) sees another (fourth)."""
-    first: int
-    """First position whose logits are needed in any sequence."""
     row: torch.Tensor
     """`(n,)`: row of the micro batch, for each of the n response tokens of all rows, row by row."""
     sequence: torch.Tensor
@@ -145,7 +155,6 @@ def _pack(micro_batch: TensorDict) -> _Packed:
         tokens=tokens,
         positions=positions,
         attention_mask=sees[:, None],
-        first=min(starts) - 1,
         row=torch.repeat_interleave(torch.arange(len(rows)), counts),
         sequence=torch.repeat_interleave(torch.tensor([per_row[i][0] for i in order]), counts),
         predictor=torch.cat([per_row[i][1] for i in order]),

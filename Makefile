@@ -20,10 +20,10 @@ quickstart-agent: setup ## The same over several turns with tools (ARGS="--seed 
 	$(BIN)/verl-toolrl quickstart-agent $(ARGS)
 
 test-unit: ## Fast tests: no engine, no Ray (under 2 minutes)
-	$(PYTEST) -q tests/unit
+	$(PYTEST) -q -n auto tests/unit
 
 test: setup ## Fast tests, then those with real verl, Ray and vLLM (under 25 minutes)
-	$(PYTEST) -q tests/unit
+	$(PYTEST) -q -n auto tests/unit
 	$(CPU) $(PYTEST) -q tests/integration
 
 test-all: test ## All of `make test`, then the learning runs and slow checks (under 75 minutes)

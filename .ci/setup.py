@@ -36,8 +36,16 @@ PYTHONS = ((3, 11), (3, 12))
 VENV_GB, TEMPORARY_GB = 3.5, 1.5
 # torch's CPU wheels are below 200 MB, its CUDA wheels above 500 MB.
 LARGEST_CPU_TORCH_MB = 350
-# Loading these shows that the stack works here, and leaves their bytecode for the many processes of the first run.
-SMOKE = "import verl.trainer.main_ppo, verl.workers.engine_workers, vllm.entrypoints.openai.api_server, verl_toolrl"
+# Loading these shows that the stack works here, and leaves their bytecode for the many processes of a run: trainer,
+# workers, engine and its core, Ray's own. Without it each of them compiles some thousand files anew.
+SMOKE = (
+    *("verl.trainer.main_ppo", "verl.trainer.sft_trainer", "verl.trainer.ppo.v1", "verl.workers.engine_workers"),
+    *("verl.workers.rollout.vllm_rollout.vllm_async_server", "verl.experimental.agent_loop", "transfer_queue"),
+    *("vllm.entrypoints.openai.api_server", "vllm.v1.engine.core", "vllm.v1.worker.cpu_worker"),
+    *("vllm.model_executor.models.llama", "transformers.models.llama.modeling_llama"),
+    *("ray._private.workers.default_worker", "ray.dashboard.dashboard", "ray.dashboard.agent"),
+    *("verl_toolrl", "verl_toolrl.cli"),
+)
 
 
 class SetupError(Exception):
@@ -281,7 +289,15 @@ def progress(text: str) -> None:
 
 def load_once() -> None:
     progress("setup: loading the stack once")
-    run = subprocess.run([str(VENV_PYTHON), "-c", SMOKE], cwd=VENV, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    # The bytecode is wanted here, whatever the shell says of others.
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+    run = subprocess.run(
+        [str(VENV_PYTHON), "-c", f"import {', '.join(SMOKE)}"],
+        cwd=VENV,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
     output = run.stdout.decode(errors="replace")
     with open(LOG, "a") as log:
         log.write(output)

@@ -83,6 +83,7 @@ def run(
         "data.max_response_length=192",
         f"actor_rollout_ref.model.path={warm_model[0]}",
         "actor_rollout_ref.actor.ppo_mini_batch_size=2",
+        "actor_rollout_ref.rollout.n=4",
         "actor_rollout_ref.rollout.max_model_len=448",
         "actor_rollout_ref.rollout.temperature=0.7",
         "actor_rollout_ref.rollout.agent.default_agent_loop=toolrl_dialogue",

@@ -42,7 +42,8 @@ def processes_of(folder: Path) -> list[str]:
 
 
 def data_overrides(task: dict[str, Path]) -> list[str]:
-    return [f"data.train_files={task['train']}", f"data.val_files={task['val']}"]
+    files = [f"data.train_files={task['train']}", f"data.val_files={task['val']}"]
+    return [*files, "data.train_batch_size=4", "actor_rollout_ref.actor.ppo_mini_batch_size=4"]
 
 
 def test_supervised_warm_up_teaches_the_form(warm_model: tuple[Path, list[float]]) -> None:
@@ -61,6 +62,7 @@ def grpo(
         folder,
         *data_overrides(task),
         f"actor_rollout_ref.model.path={warm_model[0]}",
+        "actor_rollout_ref.rollout.n=4",
         "trainer.total_training_steps=3",
         "trainer.val_before_train=true",
         "trainer.test_freq=3",

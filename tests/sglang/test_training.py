@@ -89,6 +89,7 @@ def test_grpo_trains_with_sglang_and_its_weights_follow(
         f"data.val_files={tmp_path / 'rows.parquet'}",
         "data.train_batch_size=4",
         "data.max_response_length=32",
+        "actor_rollout_ref.rollout.n=4",
         "actor_rollout_ref.actor.ppo_mini_batch_size=4",
         # Large, so that an engine with stale weights would disagree with the trainer in the second step.
         "actor_rollout_ref.actor.optim.lr=2e-4",

@@ -84,6 +84,8 @@ def test_two_runs_of_one_seed_share_data_order_and_greedy_validation(
             f"data.val_files={files['val']}",
             f"actor_rollout_ref.model.path={model}",
             "data.max_response_length=48",
+            "data.train_batch_size=4",
+            "actor_rollout_ref.actor.ppo_mini_batch_size=4",
             "trainer.val_before_train=true",
             "trainer.total_training_steps=1",
         ]

@@ -46,6 +46,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[str, Any]],
         f"data.train_files={folder / 'rows.parquet'}",
         f"data.val_files={folder / 'rows.parquet'}",
         *("data.train_batch_size=2", "actor_rollout_ref.actor.ppo_mini_batch_size=2", "data.max_response_length=16"),
+        "actor_rollout_ref.rollout.n=4",
         *(f"trainer.total_training_steps={STEPS}", f"trainer.total_epochs={STEPS}"),
     ]
     log = folder / "run" / "metrics.jsonl"

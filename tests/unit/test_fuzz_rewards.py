@@ -1,4 +1,4 @@
-"""A hundred thousand mutated responses: no exception, finite, inside the bounds (the script does a million)."""
+"""Twenty thousand mutated responses: no exception, finite, inside the bounds (the script does a million)."""
 
 from __future__ import annotations
 
@@ -13,4 +13,4 @@ def test_mutated_responses_never_break_a_reward() -> None:
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    assert [] == module.fuzz(100_000, seed=1)[:3]
+    assert [] == module.fuzz(20_000, seed=1)[:3]

@@ -28,7 +28,7 @@ def test_tool_n1_is_clean() -> None:
 
 
 def test_released_shows_its_known_faults() -> None:
-    """A behaviour lock: the README shows this report."""
+    """A behaviour lock: verl_toolrl/rewards/README.md shows this report."""
     report = lint_reward(make_reward("toolrl", mode="released"), max_seconds=30)
     assert {
         ("pays", "right calls buried under junk calls"),

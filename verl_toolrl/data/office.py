@@ -1,4 +1,4 @@
-"""Questions about an office that only its tools can answer, half of them with two calls in a row.
+"""Questions about an office that only its tools can answer, four kinds in ten with two calls in a row.
 
     Who lives where, what is in stock, what is on a day:          one call
     Where does the person live whom I meet on 2026-03-17?         list_events, then find_contacts
@@ -6,7 +6,7 @@
 
 The tools are the set `office` (tools/office.yaml). Every row brings its own stock, contacts and appointments, drawn by
 chance, so that no answer can be learned by heart; the people and items of held-out rows stand in no row for training.
-Prompts have 280 to 310 tokens of SmolLM2, an expert's trajectory adds 110 to 230. It is a task for small models and for
+Prompts have 300 to 320 tokens of SmolLM2, an expert's trajectory adds 110 to 260. It is a task for small models and for
 tests of the machinery, no benchmark.
 """
 

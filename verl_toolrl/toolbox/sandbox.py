@@ -116,7 +116,7 @@ class Sandbox:
             + "; ".join(reasons)
             + ". Allow unprivileged user namespaces "
             "(sysctl kernel.unprivileged_userns_clone=1, kernel.apparmor_restrict_unprivileged_userns=0) or run Linux "
-            "5.19 or newer with Landlock enabled (lsm=landlock,...)"
+            "6.2 or newer with Landlock enabled (lsm=landlock,...)"
         )
 
     async def run(self, code: str) -> RunResult:

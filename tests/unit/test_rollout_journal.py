@@ -46,6 +46,24 @@ def test_old_files_go_first(tmp_path: Path) -> None:
     assert [5, 6, 7] == [each["step"] for each in read_journal(tmp_path)]
 
 
+def test_a_run_that_goes_on_from_an_earlier_step_replaces_the_later_ones(tmp_path: Path) -> None:
+    before = Journal(tmp_path, steps=3)
+    for step in range(8, 11):
+        before.write(step, records(1, 1))
+    after = Journal(tmp_path, steps=3)
+    after.write(5, records(1, 1, text="again"))
+    assert [5] == [each["step"] for each in read_journal(tmp_path)]
+    after.write(6, records(1, 1))
+    after.write(5, records(1, 1))  # only the first write says where the run goes on
+    assert [5, 6] == [each["step"] for each in read_journal(tmp_path)]
+
+
+def test_lines_of_the_first_version_are_still_read(tmp_path: Path) -> None:
+    path = tmp_path / "step_000001.jsonl"
+    path.write_text('{"version": 1, "step": 1}\n')
+    assert [1] == [each["step"] for each in read_journal(path)]
+
+
 def test_all_files_together_stay_within_their_size(tmp_path: Path) -> None:
     journal = Journal(tmp_path, megabytes=1)
     for step in range(1, 6):
@@ -67,7 +85,7 @@ def test_options_out_of_range_are_refused(tmp_path: Path, options: dict[str, Any
         Journal(tmp_path, **options)
 
 
-@pytest.mark.parametrize("line", ["{", '{"version": 99}', "[]"])
+@pytest.mark.parametrize("line", ["{", '{"version": 99}', '{"version": 0}', "{}", "[]"])
 def test_a_line_of_another_version_is_refused(tmp_path: Path, line: str) -> None:
     path = tmp_path / "step_000001.jsonl"
     path.write_text(line)

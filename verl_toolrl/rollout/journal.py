@@ -1,12 +1,14 @@
 """Trajectories as JSON lines, a file a training step, rotated and bounded.
 
     trajectories/step_000012.jsonl, one trajectory a line:
-    {"version": 1, "step": 12, "group": "3f2a...", "session": 0, "reward": 1.5, "components": {"is_solved": 1.0, ...},
+    {"version": 2, "step": 12, "group": "3f2a...", "session": 0, "reward": 1.5, "components": {"is_solved": 1.0, ...},
      "step_rewards": [0.5, 1.0], "tokens": {"prompt": 212, "response": 96, "trained": 51},
      "trajectory": {"version": 1, "messages": [...], "steps": [{"text": ..., "span": [0, 39], "calls": [...],
-                    "results": [{"outcome": "ok", "content": ...}], ...}], "stop_reason": "finished", ...}}
+                    "results": [{"outcome": "ok", "content": ...}], ...}], "stop_reason": "finished", ...,
+                    "appended": [[{"role": "tool", "content": ...}], ...]}}
 
-Whole groups are written, so that samples of one prompt can be compared.
+`appended` holds the messages that followed each step but the last, as the model read them; version 1 lacks it. Whole
+groups are written, so that samples of one prompt can be compared.
 """
 
 from __future__ import annotations
@@ -21,8 +23,8 @@ from verl_toolrl.rollout.wire import dumps, loads
 
 __all__ = ["JOURNAL_VERSION", "Journal", "read_journal"]
 
-JOURNAL_VERSION = 1
-"""Version of a line; it rises when a reader of the old form would misread the new one."""
+JOURNAL_VERSION = 2
+"""Version of a line; older ones are read too."""
 
 _NAME = re.compile(r"step_(\d+)\.jsonl")
 
@@ -42,9 +44,13 @@ class Journal:
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ConfigError(f"journal: {name} must be a whole number >= {least}, found {value!r}")
         self.folder, self._steps, self._trajectories, self._bytes = folder, steps, trajectories, megabytes << 20
+        self._begun = False
 
     def write(self, step: int, records: Sequence[Mapping[str, Any]]) -> Path | None:
         """Write one step and rotate.
+
+        The first one removes the files of later steps: a run that goes on from an earlier step has given them up, and
+        as the newest they would push out what is written now.
 
         Args:
             step: Number of the step; a second call for it replaces its file.
@@ -67,6 +73,11 @@ class Journal:
         unfinished = path.with_suffix(".part")
         unfinished.write_bytes(b"".join(lines))
         unfinished.replace(path)
+        if not self._begun:
+            self._begun = True
+            for later in self._files():
+                if _step_of(later) > step:
+                    later.unlink()
         self._rotate()
         return path
 
@@ -81,13 +92,20 @@ class Journal:
             chosen += members
         return chosen
 
+    def _files(self) -> list[Path]:
+        return sorted((path for path in self.folder.iterdir() if _NAME.fullmatch(path.name)), key=_step_of)
+
     def _rotate(self) -> None:
-        files = sorted(path for path in self.folder.iterdir() if _NAME.fullmatch(path.name))
+        files = self._files()
         total = sum(path.stat().st_size for path in files)
         while files and (len(files) > self._steps or total > self._bytes):
             oldest = files.pop(0)
             total -= oldest.stat().st_size
             oldest.unlink()
+
+
+def _step_of(path: Path) -> int:
+    return int(path.stem.removeprefix("step_"))
 
 
 def read_journal(path: Path) -> Iterator[dict[str, Any]]:
@@ -104,6 +122,6 @@ def read_journal(path: Path) -> Iterator[dict[str, Any]]:
             except ValueError as err:
                 raise DatasetError(f"{file}:{number}: not JSON ({err})") from err
             version = record.get("version") if isinstance(record, dict) else None
-            if version != JOURNAL_VERSION:
-                raise DatasetError(f"{file}:{number}: version {version!r}, this package reads {JOURNAL_VERSION}")
+            if version not in range(1, JOURNAL_VERSION + 1):
+                raise DatasetError(f"{file}:{number}: version {version!r}, this package reads 1 to {JOURNAL_VERSION}")
             yield record

@@ -58,7 +58,7 @@ class StopReason(str, Enum):
     MAX_TOKENS = "max_tokens"
     """The response was full: generation was cut, or the tool response no longer fitted."""
     MAX_SECONDS = "max_seconds"
-    """The wall-clock budget of the trajectory was used up."""
+    """The budget of seconds that tools may take was used up."""
     MALFORMED = "malformed"
     """The model wrote a call that could not be read, and the policy is to stop then."""
     ABORTED = "aborted"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -15,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from verl_toolrl.errors import ToolDefinitionError
+from verl_toolrl.errors import InfrastructureError, ToolDefinitionError
 from verl_toolrl.toolbox import Toolbox, tool
 from verl_toolrl.trajectory import Outcome, ToolCall, ToolResult
 
@@ -101,6 +102,10 @@ class Shelf(StatefulTool):
 
     def snapshot(self):
         return {"books": self.books}
+
+class Cracked(Shelf):
+    def snapshot(self):
+        raise KeyError("because")
 '''
 
 
@@ -209,6 +214,40 @@ def test_a_state_lives_in_one_worker_for_its_trajectory(module: ModuleType):
 
     asyncio.run(run())
     assert _children() == []
+
+
+def test_a_state_that_no_call_has_touched_is_made_for_its_picture(module: ModuleType):
+    async def run() -> None:
+        async with Toolbox([module.Shelf]) as box:
+            async with box.session(state={"Shelf": {"books": 2**63}}) as session:
+                assert await session.snapshot() == {"Shelf": {"books": 2**63}}
+                await session.call(ToolCall("put", {"n": 2**63}))
+                assert await session.snapshot() == {"Shelf": {"books": 2**64}}  # more than a frame's integers hold
+            async with box.session() as session:
+                assert await session.snapshot() == {"Shelf": {"books": 0}}
+
+    asyncio.run(run())
+    assert _children() == []
+
+
+def test_a_state_whose_worker_died_has_no_picture(module: ModuleType):
+    async def run() -> None:
+        async with Toolbox([module.Shelf]) as box, box.session() as session:
+            worker = (await session.call(ToolCall("put", {"n": 1}))).value[1]
+            os.kill(worker, signal.SIGKILL)
+            with pytest.raises(InfrastructureError, match="state Shelf .*the worker process died"):
+                await session.snapshot()
+
+    asyncio.run(run())
+
+
+def test_a_snapshot_that_raises_in_a_worker_is_its_authors_mistake(module: ModuleType):
+    async def run() -> None:
+        async with Toolbox([module.Cracked]) as box, box.session() as session:
+            with pytest.raises(ToolDefinitionError, match=r"'put'.*process_tools.py:\d+ in snapshot: KeyError"):
+                await session.snapshot()
+
+    asyncio.run(run())
 
 
 def test_a_state_whose_call_was_stopped_is_lost_and_says_so(module: ModuleType):

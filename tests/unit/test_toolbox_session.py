@@ -292,6 +292,109 @@ def test_a_constructor_that_fails_is_not_the_models_doing():
     assert ask(Toolbox([Broken]), ToolCall("touch"))[0].outcome is Outcome.INFRA_ERROR
 
 
+class Fragile(StatefulTool):
+    """A state whose picture can fail."""
+
+    def __init__(self, error: str | None = None) -> None:
+        self.error = error
+
+    @tool(limits={"timeout": 0.05})
+    def hang(self) -> str:
+        """Never answer in time."""
+        never.wait(60)
+        return ""
+
+    @tool(limits={"timeout": 0.05}, arguments_cause_timeout=True)
+    def run_program(self) -> str:
+        """Never answer in time, because of what the model wrote."""
+        never.wait(60)
+        return ""
+
+    def snapshot(self) -> str:
+        if self.error is not None:
+            raise {"author": KeyError, "server": ConnectionError}[self.error]("because")
+        return "fine"
+
+
+never = threading.Event()
+
+
+def picture(*calls: ToolCall, **state: Any) -> dict[str, Any]:
+    """Take the picture of a `Fragile` after some calls."""
+
+    async def run() -> dict[str, Any]:
+        async with Toolbox([Fragile]) as box, box.session("t", state={"Fragile": state}) as session:
+            await session.call_all(calls)
+            return await session.snapshot()
+
+    never.clear()
+    try:
+        return asyncio.run(run())
+    finally:
+        never.set()
+
+
+def test_a_state_whose_call_was_stopped_has_no_picture():
+    with pytest.raises(InfrastructureError, match="state Fragile of trajectory t: it was lost"):
+        picture(ToolCall("hang"))
+
+
+def test_a_state_lost_to_what_the_model_wrote_is_none():
+    assert picture(ToolCall("run_program")) == {"Fragile": None}
+
+
+def test_a_snapshot_that_raises_is_its_authors_mistake_and_names_class_tool_and_line():
+    told = r"state Fragile .*'hang'.*test_toolbox_session.py:\d+ in snapshot: KeyError"
+    with pytest.raises(ToolDefinitionError, match=told):
+        picture(error="author")
+
+
+def test_a_snapshot_that_a_server_fails_is_a_failure_of_infrastructure():
+    with pytest.raises(InfrastructureError, match="state Fragile of trajectory t: ConnectionError"):
+        picture(error="server")
+
+
+def test_a_state_without_a_snapshot_is_none():
+    class Mute(StatefulTool):
+        @tool(isolation="inline")
+        def touch(self) -> str:
+            """Touch."""
+            return "ok"
+
+    async def run() -> None:
+        async with Toolbox([Mute]) as box, box.session() as session:
+            assert await session.snapshot() == {"Mute": None}
+
+    asyncio.run(run())
+
+
+def test_a_picture_waits_until_a_stopped_call_has_ended():
+    class Slow(StatefulTool):
+        def __init__(self) -> None:
+            self.value = 0
+
+        @tool(limits={"timeout": 0.05})
+        async def change(self) -> str:
+            """Change in two steps, the second also when stopped."""
+            self.value = 1
+            try:
+                await asyncio.sleep(60)
+            finally:
+                await asyncio.sleep(0.05)
+                self.value = 2
+            return ""
+
+        def snapshot(self) -> int:
+            return self.value
+
+    async def run() -> None:
+        async with Toolbox([Slow]) as box, box.session() as session:
+            assert (await session.call(ToolCall("change"))).outcome is Outcome.TIMEOUT
+            assert await session.snapshot() == {"Slow": 2}
+
+    asyncio.run(run())
+
+
 def test_one_class_twice_under_two_names():
     box = Toolbox(
         [
@@ -374,6 +477,29 @@ def test_the_budget_of_tokens_cuts_in_order_and_then_refuses():
             assert results[1].content.startswith("x" * 15 + "\n[cut") and results[1].truncated
             assert session.tokens == 15 and session.stop_reason is StopReason.MAX_TOKENS
             assert (await session.call(ToolCall("text", {"n": 1}))).outcome is Outcome.REFUSED
+
+    asyncio.run(run())
+
+
+def test_the_budget_of_seconds_stands_still_while_the_model_writes(monkeypatch: pytest.MonkeyPatch):
+    async def run() -> None:
+        loop, passed = asyncio.get_running_loop(), [0.0]
+        clock = loop.time
+        monkeypatch.setattr(loop, "time", lambda: clock() + passed[0])
+
+        @tool(isolation="inline")
+        def work(seconds: float) -> str:
+            """Take so long."""
+            passed[0] += seconds
+            return "done"
+
+        async with Toolbox([work], watchdog=None) as box, box.session(budget=Budget(seconds=3000)) as session:
+            for _ in range(3):
+                passed[0] += 3600  # the model writes for an hour
+                assert (await session.call(ToolCall("work", {"seconds": 1000}))).outcome is Outcome.OK
+            assert 3000 <= session.seconds < 3600
+            assert (await session.call(ToolCall("work", {"seconds": 1}))).outcome is Outcome.REFUSED
+            assert session.stop_reason is StopReason.MAX_SECONDS
 
     asyncio.run(run())
 

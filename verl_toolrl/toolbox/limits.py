@@ -67,9 +67,10 @@ class Budget:
     steps: int | None = None
     """Steps that call tools."""
     tokens: int | None = None
-    """Tokens of tool answers, and of whatever the rollout adds with `Session.spend_tokens`."""
+    """Tokens of tool answers."""
     seconds: float | None = None
-    """Wall-clock seconds from the start of the session."""
+    """Seconds that the tools take together, those that run at once counted once, waiting for a place and retries
+    included. The clock stands still while the model writes, and while a trainer pauses the engine."""
 
     def __post_init__(self) -> None:
         _positive(self, "calls", "steps", "tokens", "seconds", what="budget")

@@ -11,11 +11,12 @@ import asyncio
 import errno
 import socket
 import sys
+import traceback
 
 from verl_toolrl.errors import InfrastructureError, ToolRLError
 from verl_toolrl.trajectory import Outcome
 
-__all__ = ["CallRefused", "ModelMistake", "ToolError", "classify", "describe"]
+__all__ = ["CallRefused", "ModelMistake", "ToolError", "classify", "describe", "place_of"]
 
 
 class ToolError(ToolRLError):
@@ -95,3 +96,9 @@ def describe(exc: BaseException) -> str:
         return text[:2000]
     name = type(exc).__name__
     return f"{name}: {text}"[:500] if text else name
+
+
+def place_of(exc: BaseException) -> str:
+    """Return `file:line in function` of where an exception was raised."""
+    frames = traceback.extract_tb(exc.__traceback__)
+    return f"{frames[-1].filename}:{frames[-1].lineno} in {frames[-1].name}" if frames else "an unknown place"

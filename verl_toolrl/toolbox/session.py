@@ -13,16 +13,17 @@ from __future__ import annotations
 import asyncio
 import copy
 import inspect
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from verl_toolrl.errors import ConfigError, UnknownNameError, nearest
+from verl_toolrl.errors import ConfigError, InfrastructureError, ToolDefinitionError, UnknownNameError, nearest
 from verl_toolrl.toolbox.flight import Flight, Line, Runtime, StateSlot, no_result
 from verl_toolrl.toolbox.limits import Budget
-from verl_toolrl.toolbox.outcomes import ModelMistake, describe
-from verl_toolrl.toolbox.tool import Isolation, StateSpec, Tool, ToolContext
+from verl_toolrl.toolbox.outcomes import ModelMistake, classify, describe, place_of
+from verl_toolrl.toolbox.tool import Isolation, StatefulTool, StateSpec, Tool, ToolContext
 from verl_toolrl.toolbox.workers import Worker, target_of
 from verl_toolrl.trajectory import Outcome, StopReason, ToolCall, ToolResult
 
@@ -34,6 +35,7 @@ __all__ = ["Session"]
 logger = logging.getLogger(__name__)
 
 _CLOSE_SECONDS = 5.0
+_SNAPSHOT_SECONDS = 60.0
 
 
 class Session:
@@ -56,12 +58,15 @@ class Session:
         """The call of a tool that ended the trajectory (`finish`), if one did."""
         self.calls = self.steps = self.tokens = 0
         """What has been spent."""
+        self.seconds = 0.0
+        """What the tools have taken; counted where the budget limits it."""
         self._box, self._given, self._names = box, state, names
         self._context = ToolContext(trajectory_id, extra)
         self._slots: dict[str, StateSlot] = {}
         self._history: dict[str, str] = {}
         self._flights: set[Flight] = set()
-        self._until: float | None = None
+        self._until: float | None = None  # of the event loop's clock; moves on while the model writes
+        self._answering = 0
         self._runtime: Runtime | None = None
         self._closed = False
 
@@ -72,8 +77,6 @@ class Session:
                 if name not in self._box.lines:
                     raise UnknownNameError("tool", name, self._box.lines)
         self._check_state()
-        if self.budget.seconds is not None:
-            self._until = self._runtime.loop.time() + self.budget.seconds
         self._box.sessions.add(self)
         return self
 
@@ -111,6 +114,7 @@ class Session:
         """
         if self._closed or self._runtime is None:
             raise RuntimeError("a session is used inside `async with toolbox.session(...)`")
+        self._start_clock()
         self._open_step(bool(calls))
         waiting: list[ToolResult | asyncio.Future[ToolResult]] = []
         flights: list[Flight] = []
@@ -134,7 +138,21 @@ class Session:
             raise
         finally:
             self._flights.difference_update(flights)
+            self._stop_clock()
         return self._charged(results) if self.budget.tokens is not None else results
+
+    def _start_clock(self) -> None:
+        """Let the budget of seconds run: the model's own time, and a trainer that pauses the engine, are not in it."""
+        self._answering += 1
+        if self.budget.seconds is not None and self._answering == 1:
+            assert self._runtime is not None
+            self._until = self._runtime.loop.time() + self.budget.seconds - self.seconds
+
+    def _stop_clock(self) -> None:
+        self._answering -= 1
+        if self.budget.seconds is not None and self._answering == 0:
+            assert self._runtime is not None and self._until is not None
+            self.seconds = self.budget.seconds - (self._until - self._runtime.loop.time())
 
     def _open_step(self, any_call: bool) -> None:
         if not any_call or self.stop_reason is not None:
@@ -239,15 +257,6 @@ class Session:
         if over and self.stop_reason is None and not future.cancelled() and future.result().outcome is Outcome.REFUSED:
             self.stop_reason = StopReason.MAX_SECONDS
 
-    def spend_tokens(self, count: int) -> None:
-        """Take tokens from the budget that something else than a tool used (the model's own text)."""
-        self.tokens += count
-        self._check_tokens()
-
-    def _check_tokens(self) -> None:
-        if self.budget.tokens is not None and self.tokens >= self.budget.tokens and self.stop_reason is None:
-            self.stop_reason = StopReason.MAX_TOKENS
-
     def _charged(self, results: list[ToolResult]) -> list[ToolResult]:
         """Charge the answers in order, and cut the one that no longer fits."""
         assert self.budget.tokens is not None and self._runtime is not None
@@ -259,7 +268,8 @@ class Session:
             if cut:
                 result = ToolResult(**{**vars(result), "content": content, "truncated": True})
             out.append(result)
-        self._check_tokens()
+        if self.tokens >= self.budget.tokens and self.stop_reason is None:
+            self.stop_reason = StopReason.MAX_TOKENS
         return out
 
     def state(self, name: str) -> Any:
@@ -280,29 +290,60 @@ class Session:
     async def snapshot(self) -> dict[str, Any]:
         """Return what `snapshot()` of every state says, by name, also of states that no call has touched.
 
-        A state that was lost, or whose `snapshot` fails, is None.
-        """
-        out: dict[str, Any] = {}
-        for name, spec in self._box.states.items():
-            tool = next(line.tool for line in self._box.lines.values() if line.tool.state is spec)
-            slot = self._slot(spec, tool)
-            try:
-                if slot.lost is not None:
-                    out[name] = None
-                elif tool.isolation is Isolation.PROCESS:
-                    out[name] = await self._remote_snapshot(slot)
-                else:
-                    out[name] = copy.deepcopy(slot.get().snapshot()) if hasattr(spec.factory, "snapshot") else None
-            except Exception as err:
-                logger.exception(f"snapshot of {name} in trajectory {self.id} failed")
-                out[name] = None
-                self._box.faults[f"snapshot: {name}: {type(err).__name__}"] += 1
-        return out
+        None stands for a state whose class has no `snapshot`, and for one that is lost because of what the model wrote
+        (a tool with `arguments_cause_timeout` was stopped in the middle of changing it).
 
-    async def _remote_snapshot(self, slot: StateSlot) -> Any:
-        if slot.worker is None:
+        Raises:
+            InfrastructureError: If a state is lost for any other reason, or its worker process died: nobody knows what
+                it is, and no reward may follow from that.
+            ToolDefinitionError: If the author's `snapshot` or constructor raises; the text says where.
+        """
+        return {name: await self._snapshot_of(name, spec) for name, spec in self._box.states.items()}
+
+    async def _snapshot_of(self, name: str, spec: StateSpec) -> Any:
+        if getattr(spec.factory, "snapshot", None) in (None, StatefulTool.snapshot):
             return None
-        return (await slot.worker.call({"op": "snapshot"})).get("snapshot")
+        lines = [line for line in self._box.lines.values() if line.tool.state and line.tool.state.name == name]
+        slot = self._slot(spec, lines[0].tool)
+        await self._come_to_rest(slot)
+        where = f"state {name} of trajectory {self.id}"
+        try:
+            if slot.lost is Outcome.MODEL_ERROR:
+                return None
+            if slot.lost is not None:
+                raise InfrastructureError("it was lost when a call was stopped or its worker process died")
+            if lines[0].tool.isolation is Isolation.PROCESS:
+                return await self._remote_snapshot(slot, lines[0], where)
+            return copy.deepcopy(slot.get().snapshot())
+        except ToolDefinitionError:
+            self._box.faults[f"snapshot: {name}: ToolDefinitionError"] += 1
+            raise
+        except Exception as err:
+            self._box.faults[f"snapshot: {name}: {type(err).__name__}"] += 1
+            declared = {each for line in lines for each in line.tool.infrastructure_errors}
+            if classify(err, tuple(declared)).is_infrastructure:
+                raise InfrastructureError(f"{where}: {describe(err)}") from err
+            raise _authors_error(where, lines[0].tool, describe(err), place_of(err)) from err
+
+    async def _come_to_rest(self, slot: StateSlot) -> None:
+        """Wait until no call is at work on a state; one that was stopped may still be ending."""
+        assert self._runtime is not None
+        free: asyncio.Future[None] = self._runtime.loop.create_future()
+        if not slot.gate.enter(lambda: _free(free, slot)):
+            await free
+        slot.gate.leave()
+
+    async def _remote_snapshot(self, slot: StateSlot, line: Line, where: str) -> Any:
+        assert line.workers is not None
+        if slot.worker is None:  # no call has made the state yet
+            slot.worker, slot.workers = await line.workers.take(), line.workers
+        request = {"op": "snapshot", "state": slot.target}
+        answer = await asyncio.wait_for(slot.worker.call(request), _SNAPSHOT_SECONDS)
+        if answer.get("ok"):
+            return json.loads(answer["snapshot"])
+        if Outcome(answer["outcome"]).is_infrastructure:
+            raise InfrastructureError(str(answer["error"]))
+        raise _authors_error(where, line.tool, str(answer["error"]), str(answer["place"]))
 
     async def aclose(self) -> None:
         """End all calls and release all states; also when cancelled in the middle. Safe to call twice."""
@@ -361,6 +402,19 @@ class Session:
             raise
         if error is not None:
             raise RuntimeError(describe(error)) from error
+
+
+def _authors_error(where: str, tool: Tool, error: str, place: str) -> ToolDefinitionError:
+    """What an author reads whose class cannot say what its state is."""
+    return ToolDefinitionError(f"{where} ({tool} and others that share it): its class raised at {place}: {error}")
+
+
+def _free(waiting: asyncio.Future[None], slot: StateSlot) -> None:
+    """Take over a state that became free, or pass it on where nobody waits any more."""
+    if waiting.done():
+        slot.gate.leave()
+    else:
+        waiting.set_result(None)
 
 
 def _set_once(future: asyncio.Future[BaseException | None], value: BaseException | None) -> None:

@@ -284,7 +284,8 @@ class StatefulTool:
 
     Calls on one instance run one after the other, in the order of the model's calls. `__init__` gets the initial state
     as keywords. `close` (sync or async) is called when the trajectory ends, whatever happened. `snapshot` may return a
-    JSON-like picture of the state, for rewards that check it.
+    JSON-like picture of the state, for rewards that check it. Whatever calls were made, it must not raise: what it
+    raises is the author's mistake, or a failure of infrastructure where a call that raises the same would be one.
     """
 
     def close(self) -> Any:

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import importlib
 import importlib.util
+import json
 import os
 import resource
 import signal
@@ -18,7 +19,7 @@ import orjson
 
 from verl_toolrl.toolbox import workers
 from verl_toolrl.toolbox.arguments import ArgumentChecker
-from verl_toolrl.toolbox.outcomes import classify, describe
+from verl_toolrl.toolbox.outcomes import classify, describe, place_of
 from verl_toolrl.toolbox.output import render
 
 _HEADER = struct.Struct(">I")
@@ -49,13 +50,16 @@ def main() -> None:
                     close()
                 answer = {"ok": True}
             elif request.get("op") == "snapshot":
-                answer = {"ok": True, "snapshot": _snapshot(state)}
+                state = _made(found, request, state)
+                # As text, because a state may hold integers that a frame cannot.
+                answer = {"ok": True, "snapshot": json.dumps(render(state.snapshot())[1])}
             else:
-                if request["state"] is not None and state is None:
-                    state = _find(found, request["state"]["target"])(**request["state"]["keywords"])
+                if request["state"] is not None:
+                    state = _made(found, request, state)
                 answer = _call(found, request, state)
         except BaseException as exc:  # the parent must hear of every end, also SystemExit
             answer = {"ok": False, "outcome": classify(exc).value, "text": describe(exc), "error": describe(exc)}
+            answer["place"] = place_of(exc)
         answer["rss_mb"] = _rss_mb()
         _send(sock, answer)
 
@@ -88,10 +92,8 @@ def _call(found: dict[tuple[str, str, str], Any], request: dict[str, Any], state
     }
 
 
-def _snapshot(instance: Any) -> Any:
-    take = getattr(instance, "snapshot", None)
-    with contextlib.suppress(Exception):
-        return render(take())[1] if callable(take) else None
+def _made(found: dict[tuple[str, str, str], Any], request: dict[str, Any], state: Any) -> Any:
+    return _find(found, request["state"]["target"])(**request["state"]["keywords"]) if state is None else state
 
 
 def _find(found: dict[tuple[str, str, str], Any], target: dict[str, str]) -> Any:

@@ -56,7 +56,8 @@ class SampledLogProbsMixin:
     def _compute_old_log_prob(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
         rows = check_log_prob_sample(self.config)
         if rows is not None:
-            # Padding comes last: it is there where sessions were lost, has no tokens that count, and fills a micro batch.
+            # Padding comes last: it is there where sessions were lost, has no tokens that count, and fills a micro
+            # batch.
             order = sorted(range(len(batch)), key=lambda row: bool(batch.tags[row].get("is_padding", False)))
             keys = [batch.keys[row] for row in order]
             unit = _batch_unit(self.config)

@@ -19,7 +19,7 @@ from verl.workers.rollout.llm_server import LLMServerClient
 from verl_toolrl.errors import InfrastructureError
 from verl_toolrl.rollout.engine import Generation
 
-__all__ = ["SEED_KEY", "VerlEngine", "request_seed"]
+__all__ = ["SEED_KEY", "VerlEngine", "is_infrastructure", "request_seed"]
 
 SEED_KEY = {"vllm": "seed", "sglang": "sampling_seed"}
 """Rollout engine -> name of the seed among its sampling parameters."""
@@ -27,9 +27,38 @@ SEED_KEY = {"vllm": "seed", "sglang": "sampling_seed"}
 _SAMPLING = ("temperature", "top_p", "top_k", "repetition_penalty", "logprobs", "max_tokens", "stop_token_ids")
 _ABORTED = ("aborted", "abort")
 _COUNTED = ("spec_num_draft_tokens", "spec_num_accepted_tokens", "spec_num_verify_steps")
-# What a dead server, a lost connection or a closed actor looks like from here. An error that the server itself raised
-# (a parameter it does not know) is somebody's mistake, and goes on as it is.
-_INFRASTRUCTURE = (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError, ConnectionError, asyncio.TimeoutError)
+# What a dead server, a lost connection or a closed actor looks like from here.
+_GONE = (
+    ray.exceptions.RayActorError,
+    ray.exceptions.ObjectLostError,
+    ray.exceptions.WorkerCrashedError,
+    ray.exceptions.NodeDiedError,
+    ray.exceptions.LocalRayletDiedError,
+    ray.exceptions.OutOfMemoryError,
+    ray.exceptions.RpcError,
+    ConnectionError,
+    asyncio.TimeoutError,
+)
+# What an engine raises that died or failed inside. By name, since vLLM need not be there where the loops run.
+_ENGINE_FAILED = {"EngineDeadError", "EngineGenerateError"}
+_NO_SERVER = "No available servers"
+
+
+def is_infrastructure(err: BaseException) -> bool:
+    """Return whether an engine's error is nobody's mistake: a dead server or engine, a lost connection, a closed actor.
+
+    An error that a server raised for a request (a parameter it does not know) is somebody's mistake. Ray wraps what was
+    raised elsewhere in a `RayTaskError`, so that the cause decides.
+    """
+    while isinstance(err, ray.exceptions.RayTaskError):
+        if not isinstance(err.cause, BaseException) or err.cause is err:
+            return False
+        err = err.cause
+    if isinstance(err, _GONE):
+        return True
+    if isinstance(err, RuntimeError) and _NO_SERVER in str(err):  # verl's load balancer
+        return True
+    return any(base.__name__ in _ENGINE_FAILED for base in type(err).__mro__)
 
 
 def request_seed(*, seed: int, step: int, row: Any, session: int) -> int:
@@ -43,6 +72,13 @@ def request_seed(*, seed: int, step: int, row: Any, session: int) -> int:
     """
     text = json.dumps([seed, step, row, session], sort_keys=True, default=str)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "big") >> 1
+
+
+def _said(err: BaseException) -> str:
+    """Return the innermost error in a line; Ray's own text begins with the traceback of another process."""
+    while isinstance(err, ray.exceptions.RayTaskError) and isinstance(err.cause, BaseException):
+        err = err.cause
+    return f"{type(err).__name__}: {err}"
 
 
 class VerlEngine:
@@ -72,8 +108,10 @@ class VerlEngine:
         more = {"priority": self._priority} if self._priority else {}
         try:
             output = await self._client.generate(request_id, prompt_ids=prompt_ids, sampling_params=params, **more)
-        except _INFRASTRUCTURE as err:
-            raise InfrastructureError(f"{type(err).__name__}: {err}") from err
+        except Exception as err:
+            if is_infrastructure(err):
+                raise InfrastructureError(_said(err)) from err
+            raise
         self.turns += 1
         self._gather(output)
         return Generation(output.token_ids, output.log_probs or None, output.stop_reason in _ABORTED)

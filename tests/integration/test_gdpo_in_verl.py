@@ -120,10 +120,10 @@ def test_padding_rows_are_in_no_statistic_and_get_nothing() -> None:
 def test_a_session_of_several_outputs_counts_once_by_its_last_output() -> None:
     mask, infos = batch(2, ["format", "correctness"])
     expect = run(mask, plain_inputs(infos))
-    # The second session of prompt a hands over three outputs, in the batch in any order; only the last has components.
+    # The second session of prompt a hands over three outputs, in any order; the last one's components count.
     keys, rows, more = list(plain_inputs(infos).keys), list(infos), mask[:2].clone()
     keys[1] = "a_1_2"
-    inputs = StepInputs(["a_1_1", *keys, "a_1_0"], [False] * (len(keys) + 2), [None, *rows, None], rollouts=4)
+    inputs = StepInputs(["a_1_1", *keys, "a_1_0"], [False] * (len(keys) + 2), [None, *rows, rows[1]], rollouts=4)
     found = run(torch.cat([more[:1], mask, more[1:]]), inputs)
     torch.testing.assert_close(found[1:-1], expect)
     value = float(expect[1, 0])
@@ -170,3 +170,11 @@ def test_an_unknown_component_names_those_that_there_are() -> None:
     mask, infos = batch(0, ["format", "correctness"])
     with pytest.raises(ConfigError, match="it has: format, correctness"):
         run(mask, plain_inputs(infos), components=["accuracy"])
+
+
+def test_a_session_without_a_component_names_it_and_what_there_is() -> None:
+    """Another reward manager may report what it likes of each session."""
+    mask, infos = batch(0, ["format", "correctness"])
+    inputs = plain_inputs([*infos[:3], {"format": 1.0}, *infos[4:]])
+    with pytest.raises(ConfigError, match="no correctness for session a_3; it reported: format"):
+        run(mask, inputs)

@@ -204,5 +204,7 @@ def test_training_metrics_are_means_and_ranges_of_what_is_trained_on() -> None:
 
 def test_groups_that_teach_nothing_are_counted() -> None:
     scores = [("a", 1.0), ("a", 1.0), ("b", 1.0), ("b", 0.0), ("c", 0.5), ("d", 2.0), ("d", 2.0)]
-    assert {"groups/count": 4.0, "groups/zero_variance": 0.75, "groups/lone": 0.25} == group_metrics(scores)
-    assert {"groups/count": 0.0, "groups/zero_variance": 0.0, "groups/lone": 0.0} == group_metrics([])
+    # Two of the three groups that can be compared scored alike; one of four is alone.
+    assert {"groups/count": 4.0, "groups/zero_variance": 2 / 3, "groups/lone": 0.25} == group_metrics(scores)
+    assert {"groups/count": 1.0, "groups/lone": 1.0} == group_metrics([("a", 1.0)])
+    assert {"groups/count": 0.0, "groups/lone": 0.0} == group_metrics([])

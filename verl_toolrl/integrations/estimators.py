@@ -21,6 +21,7 @@ from verl_toolrl.credit.gdpo import gdpo_advantages
 from verl_toolrl.errors import ConfigError
 from verl_toolrl.integrations.algorithm_options import EstimatorOptions, GdpoOptions, algorithm_options
 from verl_toolrl.integrations.reward_info import reported_components
+from verl_toolrl.integrations.session_keys import last_outputs
 
 __all__ = ["StepInputs", "estimator_options", "session_components", "step_inputs"]
 
@@ -34,7 +35,8 @@ class StepInputs:
     padding: Sequence[bool]
     """True for rows that verl added to make the batch divisible."""
     infos: Sequence[Mapping[str, Any] | None]
-    """`reward_extra_info` of the row; verl gives it to the last output of a session, None elsewhere."""
+    """`reward_extra_info` of the row. Only that of a session's last output is looked at, of which verl copies it to the
+    others; None where it is not known."""
     rollouts: int = 2
     """Rollouts a prompt that the recipe asks for."""
 
@@ -86,20 +88,19 @@ def session_components(
         ConfigError: If the reward manager reported no components, or not those that are asked for.
     """
     tokens = response_mask.ne(0).sum(1).tolist()
-    last: dict[str, tuple[int, int]] = {}
+    real = [row for row, padding in enumerate(inputs.padding) if not padding]
     total: dict[str, int] = {}
-    for row, key in enumerate(inputs.keys):
-        session, _, output = key.rpartition("_")
-        if not inputs.padding[row]:
-            total[session] = total.get(session, 0) + tokens[row]
-            if session not in last or last[session][0] < int(output):
-                last[session] = (int(output), row)
+    for row in real:
+        session = inputs.keys[row].rpartition("_")[0]
+        total[session] = total.get(session, 0) + tokens[row]
+    ends = [real[position] for position in last_outputs([inputs.keys[row] for row in real])]
+    last = {inputs.keys[row].rpartition("_")[0]: row for row in ends}
     sessions = [session for session in last if total[session] > 0]
-    infos = [inputs.infos[last[session][1]] for session in sessions]
+    infos = [inputs.infos[last[session]] for session in sessions]
     names, weights = _resolve(infos, options)
     number = {session: index for index, session in enumerate(sessions)}
     uids = {uid: index for index, uid in enumerate(dict.fromkeys(session.rpartition("_")[0] for session in sessions))}
-    values = [[float(info[name]) for name in names] for info in infos if info is not None]
+    values = [_values(info, names, session) for info, session in zip(infos, sessions) if info is not None]
     rows = [-1 if pad else number.get(key.rpartition("_")[0], -1) for key, pad in zip(inputs.keys, inputs.padding)]
     return (
         torch.tensor(values, dtype=torch.float64).view(len(sessions), len(names)),
@@ -108,6 +109,16 @@ def session_components(
         torch.tensor(rows, dtype=torch.int64),
         weights,
     )
+
+
+def _values(info: Mapping[str, Any], names: Sequence[str], session: str) -> list[float]:
+    missing = [name for name in names if name not in info]
+    if missing:
+        raise ConfigError(
+            f"toolrl_gdpo: the reward manager reported no {', '.join(missing)} for session {session}; it reported: "
+            f"{', '.join(map(str, info)) or 'nothing'}. Every session needs the same components"
+        )
+    return [float(info[name]) for name in names]
 
 
 def _resolve(

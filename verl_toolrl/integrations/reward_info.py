@@ -13,12 +13,14 @@ All are floats, and which names there are depends on the configured reward alone
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from verl_toolrl.rewards import Reward
+from verl_toolrl.rollout.health import zero_variance_share
 
 __all__ = ["UNSCHEDULED", "group_metrics", "reported_components", "reward_info", "training_metrics"]
 
@@ -55,10 +57,10 @@ def reported_components(info: Mapping[str, Any]) -> list[str]:
 
 
 def training_metrics(infos: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Average what was reported of the trajectories of a step.
+    """Average what was reported of the sessions of a step.
 
     Args:
-        infos: `reward_extra_info` of each trajectory that is no padding.
+        infos: `reward_extra_info` of each session.
 
     Returns:
         `<name>/mean` for what is watched, `reward/<name>/mean` for the rest; `.../max` and `.../min` too for what is
@@ -81,20 +83,20 @@ def group_metrics(scores: Iterable[tuple[str, float]]) -> dict[str, float]:
     """Tell how many groups can teach anything.
 
     Args:
-        scores: Group and score of each trajectory that is no padding.
+        scores: Group and score of each session.
 
     Returns:
-        `groups/count`, `groups/zero_variance` (share of the groups in which all scores are equal: nothing is learned
-        from them) and `groups/lone` (share of the groups with a single trajectory, which are among the former).
+        `groups/count`, `groups/lone` (share of the groups with a single session) and `groups/zero_variance` (of the
+        others, the share in which all scores are equal, so that a comparison teaches nothing:
+        `rollout.health.zero_variance_share`); the latter only where there are others.
     """
-    groups: dict[str, list[float]] = {}
-    for group, score in scores:
-        groups.setdefault(group, []).append(score)
-    count = max(len(groups), 1)
+    scores = list(scores)
+    sizes = Counter(group for group, _ in scores)
+    same = zero_variance_share(scores)
     return {
-        "groups/count": float(len(groups)),
-        "groups/zero_variance": sum(min(values) == max(values) for values in groups.values()) / count,
-        "groups/lone": sum(len(values) == 1 for values in groups.values()) / count,
+        "groups/count": float(len(sizes)),
+        "groups/lone": sum(size == 1 for size in sizes.values()) / max(len(sizes), 1),
+        **({} if same is None else {"groups/zero_variance": same}),
     }
 
 

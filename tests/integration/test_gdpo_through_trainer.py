@@ -30,16 +30,18 @@ from verl_toolrl.rewards.watch import Watcher
 
 pytestmark = pytest.mark.timeout(300)
 
-# uid, session, output, policy tokens, and (format, correctness) of a session's last output.
-ROWS: list[tuple[str, int, int, int, tuple[float, float] | None]] = [
+# uid, session, output, policy tokens, and (format, correctness), which verl copies from a session's last output to the
+# others.
+ROWS: list[tuple[str, int, int, int, tuple[float, float]]] = [
     ("a", 0, 0, 3, (1.0, 3.0)),
-    ("a", 1, 0, 5, None),
+    ("a", 1, 0, 5, (0.0, 3.0)),
     ("a", 1, 1, 4, (0.0, 3.0)),
     ("a", 2, 0, 2, (0.0, -3.0)),
     ("b", 0, 0, 6, (1.0, 0.5)),
     ("b", 1, 0, 1, (1.0, 0.5)),
     ("b", 2, 0, 4, (1.0, 0.5)),
 ]
+SESSION_OF_ROW = [0, 1, 1, 2, 3, 4, 5]
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +67,7 @@ def put_rows(partition: str) -> Any:
     for uid, session, output, tokens, parts in ROWS:
         ones = torch.ones(tokens, dtype=torch.int64)
         scores = torch.zeros(tokens)
-        scores[-1] = sum(parts or (0.0,))
-        extra = {} if parts is None else {"reward_extra_info": info_of(parts)}
+        scores[-1] = sum(parts)
         fields.append(
             {
                 "uid": uid,
@@ -80,7 +81,7 @@ def put_rows(partition: str) -> Any:
                 "rollout_log_probs": torch.zeros(tokens),
                 "old_log_probs": torch.zeros(tokens),
                 "num_turns": 2,
-                "extra_fields": extra,
+                "extra_fields": {"reward_extra_info": info_of(parts)},
             }
         )
         keys.append(f"{uid}_{session}_{output}")
@@ -112,11 +113,10 @@ def test_advantages_arrive_at_every_output_and_padding_stays_out(queue: None) ->
     assert 8 == len(batch.keys) and batch.tags[-1]["is_padding"]
     made = trainer(adv_estimator="toolrl_gdpo", toolrl={"weights": {"format": 1.0, "correctness": 2.0}})
     made._compute_advantage(batch, {})
-    sessions = torch.tensor([row[4] for row in ROWS if row[4] is not None])
+    sessions = torch.tensor([ROWS[SESSION_OF_ROW.index(session)][4] for session in range(6)])
     expect = gdpo_advantages(sessions, torch.tensor([0, 0, 0, 1, 1, 1]), weights=[1.0, 2.0]).float().tolist()
-    session_of_row = [0, 1, 1, 2, 3, 4, 5]
     found = advantages_of(batch)
-    for row, (values, session) in enumerate(zip(found, session_of_row)):
+    for row, (values, session) in enumerate(zip(found, SESSION_OF_ROW)):
         assert values == pytest.approx([expect[session]] * ROWS[row][3], abs=1e-6)
     assert expect[3:] == [0.0] * 3  # the group whose responses scored alike
     assert [0.0] == found[-1]
@@ -145,8 +145,30 @@ def test_the_log_has_what_is_watched_and_leaves_padding_out(queue: None, monkeyp
     monkeypatch.setitem(made.__dict__, "_watch", SimpleNamespace(after_step=lambda *_: {}))
     metrics: dict[str, float] = {}
     made._compute_metrics(batch, metrics, {}, 1, 0)
+    # A session of two outputs counts once.
     assert metrics["reward/correctness/mean"] == pytest.approx((3 + 3 - 3 + 0.5 * 3) / 6)
     assert (1.0, 0.0, 4 / 6) == tuple(metrics[f"reward/format/{kind}"] for kind in ("max", "min", "mean"))
     # Of two groups one scored alike.
     assert (2.0, 0.5, 0.0) == tuple(metrics[f"groups/{name}"] for name in ("count", "zero_variance", "lone"))
     assert {"reward/acc/mean", "reward/layout/mean", "calls/missed/mean", "thought/words/mean"} <= set(metrics)
+
+
+def test_a_step_reads_what_is_large_once(queue: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = put_rows("once")
+    made = trainer(adv_estimator="toolrl_gdpo")
+    monkeypatch.setattr(get_trainer_cls("sync"), "_compute_metrics", lambda *_: None)
+    monkeypatch.setitem(made.__dict__, "_watch", SimpleNamespace(after_step=lambda *_: {}))
+    read: list[str] = []
+    get = tq.kv_batch_get
+
+    def counted(keys: list[str], partition_id: str, select_fields: list[str]) -> Any:
+        read.extend(keys if "extra_fields" in select_fields else [])
+        return get(keys=keys, partition_id=partition_id, select_fields=select_fields)
+
+    monkeypatch.setattr(tq, "kv_batch_get", counted)
+    made._compute_advantage(batch, {})
+    made._compute_metrics(batch, {}, {}, 1, 0)
+    last = [f"{uid}_{session}_{output}" for uid, session, output, *_ in ROWS if (uid, session, output) != ("a", 1, 0)]
+    assert sorted(last) == sorted(read)
+    made._compute_advantage(batch, {})  # the next step keeps nothing of this one
+    assert 2 * len(last) == len(read)

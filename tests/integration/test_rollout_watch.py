@@ -20,9 +20,11 @@ from verl.trainer.ppo.core_algos import compute_policy_loss_vanilla
 from verl.trainer.ppo.v1.utils import compute_advantage_for_multi_trajectories
 
 from verl_toolrl.errors import ConfigError, InfrastructureError
-from verl_toolrl.integrations import rollout_watch
+from verl_toolrl.integrations import lost_share, rollout_watch
 from verl_toolrl.integrations.lost_sessions import Groups
-from verl_toolrl.integrations.rollout_watch import RolloutWatch, journal_folder, small_groups
+from verl_toolrl.integrations.rollout_watch import RolloutWatch, journal_folder
+from verl_toolrl.integrations.session_keys import last_outputs, sessions_by_group
+from verl_toolrl.integrations.step_sessions import StepSession
 
 
 def config(estimator: str = "grpo", rollouts: int = 4, **toolrl: Any) -> DictConfig:
@@ -39,7 +41,8 @@ def config(estimator: str = "grpo", rollouts: int = 4, **toolrl: Any) -> DictCon
 def cleared(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """TransferQueue's part, which needs a cluster: nothing was reported, and what is cleared is noted."""
     keys: list[str] = []
-    monkeypatch.setattr(rollout_watch, "take_lost", lambda: {"a_1": {"reason": "tool search: infra_error: refused"}})
+    reported = {"a_1": {"reason": "tool search: infra_error: refused"}}
+    monkeypatch.setattr(lost_share, "take_lost", lambda prompts: reported)
     monkeypatch.setattr(rollout_watch.tq, "kv_clear", lambda keys, partition_id, into=keys: into.extend(keys))
     return keys
 
@@ -57,35 +60,59 @@ PARTLY = [f"b_{i}_0" for i in (0, 2, 3)]
 ALONE = ["c_3_0"]
 
 
-def test_groups_of_fewer_than_two_are_small() -> None:
-    # Two outputs of one session are one session.
-    assert {"c", "d"} == small_groups([*WHOLE, *PARTLY, *ALONE, "d_0_0", "d_0_1"], 2)
+def test_several_outputs_of_a_session_are_one_session_by_its_last() -> None:
+    keys = ["a_0_0", "a_1_2", "a_1_10", "b_0_0", "a_1_0"]
+    assert {"a": {"0", "1"}, "b": {"0"}} == sessions_by_group(keys)
+    assert ["a_0_0", "a_1_10", "b_0_0"] == [keys[position] for position in last_outputs(keys)]
 
 
 def test_a_group_with_one_survivor_is_dropped_and_the_others_stay(cleared: list[str]) -> None:
-    kept = watch(config(max_lost_share=0.5)).keep_groups(batch([*WHOLE, *PARTLY, *ALONE]), groups=3)
-    assert [*WHOLE, *PARTLY] == kept.keys and ALONE == cleared
+    # Two outputs of one session are one survivor.
+    alone = [*ALONE, "d_0_0", "d_0_1"]
+    kept = watch(config()).keep_groups(batch([*WHOLE, *PARTLY, *alone]))
+    assert [*WHOLE, *PARTLY] == kept.keys and alone == cleared
 
 
 @pytest.mark.parametrize("estimator", ["gae", "reinforce_plus_plus"])
 def test_an_estimator_that_compares_no_group_keeps_them_all(cleared: list[str], estimator: str) -> None:
-    kept = watch(config(estimator, max_lost_share=0.5)).keep_groups(batch([*WHOLE, *ALONE]), groups=2)
+    kept = watch(config(estimator)).keep_groups(batch([*WHOLE, *ALONE]))
     assert [*WHOLE, *ALONE] == kept.keys and [] == cleared
 
 
 def test_single_samples_are_no_small_groups(cleared: list[str]) -> None:
     keys = ["a_0_0", "b_0_0", "c_0_0"]
-    assert keys == watch(config(rollouts=1)).keep_groups(batch(keys), groups=4).keys
+    assert keys == watch(config(rollouts=1)).keep_groups(batch(keys)).keys
 
 
-def test_a_step_that_lost_too_many_stops_the_run_with_the_reasons(cleared: list[str]) -> None:
-    with pytest.raises(InfrastructureError, match=r"5 of 8 sessions are lost .*1 x tool search: infra_error"):
-        watch(config(max_lost_share=0.5)).keep_groups(batch(PARTLY), groups=2)
+def test_a_row_that_asks_for_a_single_session_is_no_small_group(cleared: list[str]) -> None:
+    made = watch(config())
+    made.losses.announce({"uid": ["c"], "__rollout_n__": [1]})
+    assert [*WHOLE, *ALONE] == made.keep_groups(batch([*WHOLE, *ALONE])).keys
 
 
 def test_a_step_without_a_group_of_two_stops_the_run(cleared: list[str]) -> None:
-    with pytest.raises(InfrastructureError, match="no group has two sessions left"):
-        watch(config(max_lost_share=1.0)).keep_groups(batch(ALONE), groups=2)
+    made = watch(config(max_lost_share=1.0))
+    made.losses.arrived("train", ["c", "d"], ALONE)
+    with pytest.raises(InfrastructureError, match=r"no group has two sessions left; 7 of 8 .*1 x tool search"):
+        made.keep_groups(batch(ALONE))
+
+
+def test_a_step_logs_what_it_lost_and_the_next_begins_anew(cleared: list[str]) -> None:
+    made = watch(config(max_lost_share=0.5, journal_steps=0))
+    made.losses.failed({"x"}, wanted=3)
+    made.losses.arrived("train", ["a", "b"], [*WHOLE, *PARTLY])
+    numbers = made.after_step([], {}, 1)
+    assert (5 / 12, 5.0, 0.0) == tuple(
+        numbers[f"rollout/{name}"] for name in ("lost_share", "lost_sessions", "dropped_groups")
+    )
+    assert "rollout/lost_share" not in made.after_step([], {}, 2)
+
+
+def test_the_alarm_of_equal_scores_looks_at_the_number_in_the_log(cleared: list[str]) -> None:
+    made = watch(config(alarms={"patience": 1}, journal_steps=0))
+    sessions = [StepSession("a", number, 1.0, 3, {}, {}) for number in range(2)]
+    numbers = made.after_step(sessions, {"groups/zero_variance": 1.0}, 1)
+    assert 1.0 == numbers["alarm/zero_variance_share"] and "rollout/zero_variance_share" not in numbers
 
 
 @pytest.mark.parametrize("options", [{"max_lost_share": 1.5}, {"max_lost_share": "x"}, {"journal_steps": -1}])
@@ -137,7 +164,7 @@ def test_the_gradient_of_whole_groups_is_untouched_by_sessions_that_others_lost(
     rewards = {key: float(number % 3) for number, key in enumerate(everyone)}
     before = gradient(everyone, rewards)
     left = [*WHOLE, *PARTLY, *ALONE]  # b lost one session, c three
-    kept = watch(config(max_lost_share=0.5)).keep_groups(batch(left), groups=3)
+    kept = watch(config()).keep_groups(batch(left))
     after = gradient(kept.keys, rewards)
     assert all(torch.equal(before[key], after[key]) for key in WHOLE)
     # The survivors of b are compared with each other: as if the group had had three members.
@@ -157,33 +184,25 @@ def test_a_lone_survivor_would_have_trained_on_its_raw_reward() -> None:
 # --- validation -------------------------------------------------------------------------------------------------------
 
 
-class Buffer:
-    def __init__(self, *batches: Sequence[str]) -> None:
-        self.batches = list(batches)
-
-    def sample(self, *, global_steps: int, partition_id: str, batch_size: int) -> tuple[KVBatchMeta, dict[str, Any]]:
-        return batch(self.batches.pop(0)), {}
-
-
-def validate(buffer: Buffer, **toolrl: Any) -> dict[str, float]:
-    sample = buffer.sample
-    with watch(config(**toolrl)).validation(buffer) as counts:
-        while buffer.batches:
-            buffer.sample(global_steps=1, partition_id="val", batch_size=2)
-    assert buffer.sample == sample
+def validate(*batches: Sequence[str], **toolrl: Any) -> dict[str, float]:
+    """Validate with 2 prompts a batch, 2 samples a prompt."""
+    made = watch(config(**toolrl))
+    for _ in range(2):  # a second one counts anew
+        with made.validation() as counts:
+            for keys in batches:
+                made.losses.arrived("val", ["a", "b"], keys)
     return counts
 
 
 def test_validation_says_how_many_sessions_its_figures_miss(cleared: list[str]) -> None:
-    # 2 prompts a batch, 2 samples a prompt.
-    counts = validate(Buffer(["a_0_0", "a_1_0", "b_0_0", "b_1_0"], ["c_0_0", "c_1_0", "d_1_0"]))
+    counts = validate(["a_0_0", "a_1_0", "b_0_0", "b_1_0"], ["a_0_0", "a_1_0", "b_1_0"])
     assert {"val-aux/lost_sessions": 1.0, "val-aux/lost_share": 1 / 8} == counts
 
 
 @pytest.mark.parametrize("batches", [([], []), (["a_0_0"], ["b_0_0"])])
 def test_a_validation_that_lost_too_many_stops_the_run(cleared: list[str], batches: Any) -> None:
     with pytest.raises(InfrastructureError, match="validation: .* sessions are lost"):
-        validate(Buffer(*batches), max_lost_share=0.5)
+        validate(*batches, max_lost_share=0.5)
 
 
 # --- counting in a worker ---------------------------------------------------------------------------------------------

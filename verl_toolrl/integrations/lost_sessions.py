@@ -6,7 +6,7 @@ verl does not read; the trainer collects and clears it after each step.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -66,9 +66,15 @@ async def report_lost(session: str, reason: str, step: int) -> None:
         say_at_first("report", f"could not report the lost session {session}: {type(err).__name__}: {err}")
 
 
-def take_lost() -> dict[str, dict[str, Any]]:
-    """Return and clear what was reported: session -> tag."""
+def take_lost(prompts: Collection[str] | None = None) -> dict[str, dict[str, Any]]:
+    """Return and clear what was reported: session -> tag.
+
+    Args:
+        prompts: Whose sessions; None for all.
+    """
     found = (tq.kv_list(partition_id=PARTITION) or {}).get(PARTITION, {})
+    if prompts is not None:
+        found = {session: tag for session, tag in found.items() if session.rpartition("_")[0] in prompts}
     if found:
         tq.kv_clear(keys=list(found), partition_id=PARTITION)
     return found

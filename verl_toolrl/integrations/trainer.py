@@ -15,8 +15,7 @@ import logging
 from functools import cached_property
 from typing import Any
 
-import transfer_queue as tq
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1 import (
     PPOTrainerColocateAsync,
@@ -26,21 +25,28 @@ from verl.trainer.ppo.v1 import (
 )
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 
-from verl_toolrl.errors import nearest
+from verl_toolrl.errors import ConfigError, nearest
 from verl_toolrl.integrations.algorithm_options import ESTIMATOR_OPTIONS
 from verl_toolrl.integrations.chosen_platform import is_cpu_platform
 from verl_toolrl.integrations.estimators import StepInputs, estimator_options, step_inputs
 from verl_toolrl.integrations.log_probs import SampledLogProbsMixin, check_log_prob_sample
+from verl_toolrl.integrations.lost_share import AnnouncingManager
 from verl_toolrl.integrations.reward_info import group_metrics, training_metrics
 from verl_toolrl.integrations.reward_manager import reward_from_config
 from verl_toolrl.integrations.rollout_check import check_rollout
 from verl_toolrl.integrations.rollout_watch import RolloutWatch
 from verl_toolrl.integrations.rows import as_list, check_files, report_dropped, rows_of
-from verl_toolrl.integrations.trainer_options import TRAINER_OPTIONS
+from verl_toolrl.integrations.session_keys import group_of
+from verl_toolrl.integrations.step_sessions import StepSessions
+from verl_toolrl.integrations.trainer_options import TRAINER_OPTIONS, option_problem
+from verl_toolrl.integrations.watched_buffer import watch_buffer
 
 __all__ = ["ToolRLTrainerMixin"]
 
 logger = logging.getLogger(__name__)
+
+_IDLE_SECONDS = 2.0
+"""verl's pause between two looks for finished rollouts."""
 
 
 class ToolRLTrainerMixin(SampledLogProbsMixin):
@@ -55,22 +61,37 @@ class ToolRLTrainerMixin(SampledLogProbsMixin):
 
     def _options(self) -> DictConfig:
         options = self.config.trainer.get("toolrl") or DictConfig({})
-        for key in map(str, options):
+        plain = OmegaConf.to_container(options, resolve=True)
+        assert isinstance(plain, dict)
+        for key, value in plain.items():
             if key not in TRAINER_OPTIONS:
-                raise ValueError(
+                raise ConfigError(
                     f"trainer.toolrl.{key}: unknown{nearest(key, TRAINER_OPTIONS)}; known: {', '.join(TRAINER_OPTIONS)}"
                 )
+            if problem := option_problem(str(key), value):
+                raise ConfigError(f"trainer.toolrl.{key}: {problem}")
         return options
 
     def _build_replay_buffer(self) -> ReplayBuffer:
+        # The first that verl's trainer does: a wrong option of ours is found here, before a model is loaded.
+        poll_interval = float(self._options().get("poll_interval", 0.2))
         buffer = super()._build_replay_buffer()  # type: ignore[misc]
         # verl looks for finished rollouts every 2 seconds and has no key for it.
-        buffer.poll_interval = float(self._options().get("poll_interval", 0.2))
+        buffer.poll_interval = poll_interval
+        watch_buffer(buffer, self._watch.losses)
         return buffer
 
     @cached_property
     def _watch(self) -> RolloutWatch:
         return RolloutWatch(self.config, self._options())
+
+    @cached_property
+    def _sessions(self) -> StepSessions:
+        return StepSessions()
+
+    def fit(self, agent_loop_manager: Any) -> None:
+        """Train as verl does; the count of lost sessions hears of what is started."""
+        super().fit(AnnouncingManager(agent_loop_manager, self._watch.losses))  # type: ignore[misc]
 
     def _init_dataloader(self) -> None:
         check_log_prob_sample(self.config)
@@ -92,11 +113,10 @@ class ToolRLTrainerMixin(SampledLogProbsMixin):
 
         On the CPU the rows of a group stay together, whose shared prompt is computed once.
         """
-        prompts = int(self.config.data.train_batch_size) // int(self.parameter_sync_step)  # type: ignore[attr-defined]
-        batch = self._watch.keep_groups(batch, prompts)
+        batch = self._watch.keep_groups(batch)
         batch = super()._balance_batch(batch, *args, **kwargs)  # type: ignore[misc]
         if is_cpu_platform():
-            groups = [key.split("_")[0] for key in batch.keys]
+            groups = [group_of(key) for key in batch.keys]
             first = {group: position for position, group in reversed(list(enumerate(groups)))}
             batch.reorder(sorted(range(len(groups)), key=lambda position: first[groups[position]]))
         return batch
@@ -105,14 +125,13 @@ class ToolRLTrainerMixin(SampledLogProbsMixin):
         self, batch: KVBatchMeta, metrics: dict[str, Any], timing_raw: dict[str, float], global_steps: int, epoch: int
     ) -> None:
         super()._compute_metrics(batch, metrics, timing_raw, global_steps, epoch)  # type: ignore[misc]
-        infos = self._reward_infos(batch)
-        known = [(key, info) for key, info in zip(batch.keys, infos) if info is not None]
-        metrics.update(training_metrics([info for _, info in known]))
-        metrics.update(group_metrics((key.rsplit("_", 2)[0], info["score"]) for key, info in known if "score" in info))
-        metrics.update(self._watch.after_step(batch, metrics, global_steps))
+        sessions = self._sessions.take(batch)
+        metrics.update(training_metrics([session.info for session in sessions if session.info is not None]))
+        metrics.update(group_metrics((session.group, session.score) for session in sessions))
+        metrics.update(self._watch.after_step(sessions, metrics, global_steps))
 
     def _validate(self) -> dict[str, Any]:
-        with self._watch.validation(self.replay_buffer) as counts:  # type: ignore[attr-defined]
+        with self._watch.validation() as counts:
             metrics = super()._validate()  # type: ignore[misc]
         return {**metrics, **counts}
 
@@ -123,22 +142,11 @@ class ToolRLTrainerMixin(SampledLogProbsMixin):
         inputs = StepInputs(
             keys=list(batch.keys),
             padding=[bool(tag.get("is_padding", False)) for tag in batch.tags],
-            infos=self._reward_infos(batch),
+            infos=self._sessions.infos(batch),
             rollouts=int(self.config.actor_rollout_ref.rollout.n),
         )
         with step_inputs(inputs):
             return super()._compute_advantage(batch, metrics)  # type: ignore[misc]
-
-    def _reward_infos(self, batch: KVBatchMeta) -> list[dict[str, Any] | None]:
-        """Read `reward_extra_info` of every row of a batch; None for padding and where there is none."""
-        keys = [key for key, tag in zip(batch.keys, batch.tags) if not tag.get("is_padding", False)]
-        if not keys:
-            return [None] * len(batch.keys)
-        data = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=["extra_fields"])
-        # Depending on the storage the field is a list of dicts or of wrappers with the dict in `data`.
-        fields = [getattr(value, "data", value) for value in list(data["extra_fields"])]
-        infos = {key: field.get("reward_extra_info") for key, field in zip(keys, fields)}
-        return [None if infos.get(key) is None else dict(infos[key]) for key in batch.keys]
 
 
 @register_trainer("toolrl_sync")
@@ -160,3 +168,11 @@ class ToolRLTrainerSeparateAsync(ToolRLTrainerMixin, PPOTrainerSeparateAsync):
     """Rollout and training on devices of their own."""
 
     base_mode = "separate_async"
+
+    def _step_had_idle(self) -> bool:
+        """Whether the step waited for rollouts longer than verl overlooks.
+
+        verl takes its pause between two looks for that, so that a shorter pause would lend devices to the rollout
+        after waits of a moment.
+        """
+        return bool(self._step_sample_wait_seconds > _IDLE_SECONDS)

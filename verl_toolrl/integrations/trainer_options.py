@@ -1,4 +1,7 @@
-"""What may stand under `trainer.toolrl`; apart from the trainer, so that a recipe can be checked without loading it."""
+"""What may stand under `trainer.toolrl`; apart from the trainer, so that a recipe can be checked without loading it.
+
+The trainer and `recipes check` ask the same function, so that neither refuses what the other accepts.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +24,13 @@ TRAINER_OPTIONS: dict[str, type] = {
 """Option -> type of its value."""
 
 _MAY_BE_ZERO = ("max_lost_share", "journal_steps")
+_MAY_BE_NULL = ("log_prob_sample", "alarms")
 
 
 def option_problem(key: str, value: Any) -> str | None:
     """Return what is wrong with the value of a known option, or None."""
+    if value is None and key in _MAY_BE_NULL:
+        return None
     if TRAINER_OPTIONS[key] is dict:
         return _alarms_problem(value)
     if isinstance(value, bool) or not isinstance(value, (int, float)):

@@ -26,3 +26,8 @@ def test_a_name_that_is_gone_is_reported_with_its_use() -> None:
 def test_a_parameter_that_is_gone_is_reported() -> None:
     name = VerlName("verl.trainer.ppo.v1:register_trainer", "trainers", ("label",))
     assert "no parameter label" in str(problem(name))
+
+
+def test_a_text_that_is_gone_from_the_source_is_reported() -> None:
+    name = VerlName("verl.trainer.ppo.v1:register_trainer", "trainers", mentions=("self.no_such_attribute",))
+    assert "its source does not say self.no_such_attribute" in str(problem(name))

@@ -26,13 +26,16 @@ class VerlName:
     """What breaks without it."""
     parameters: tuple[str, ...] = ()
     """Parameters that it must accept by name, or must name for an override to fit."""
+    mentions: tuple[str, ...] = ()
+    """Texts in its source: attributes of objects and keys of dictionaries, which have no name to import."""
 
 
-def _name(path: str, used_for: str, *parameters: str) -> VerlName:
-    return VerlName(path, used_for, parameters)
+def _name(path: str, used_for: str, *parameters: str, mentions: tuple[str, ...] = ()) -> VerlName:
+    return VerlName(path, used_for, parameters, mentions)
 
 
 _TRAINER = "verl.trainer.ppo.v1.trainer_base:PPOTrainer"
+_BUFFER = "verl.trainer.ppo.v1.replay_buffer"
 _FSDP = "verl.workers.engine.fsdp.transformer_impl"
 
 NAMES: tuple[VerlName, ...] = (
@@ -102,17 +105,60 @@ NAMES: tuple[VerlName, ...] = (
         *("batch", "metrics", "timing_raw", "global_steps", "epoch"),
     ),
     _name(f"{_TRAINER}._validate", "lost sessions beside the figures of a validation"),
-    _name("verl.trainer.ppo.v1.replay_buffer:ReplayBuffer.__init__", "the poll interval", "poll_interval"),
     _name(
-        "verl.trainer.ppo.v1.replay_buffer:ReplayBuffer.sample",
-        "lost sessions of a validation",
-        *("global_steps", "partition_id", "batch_size"),
+        f"{_TRAINER}._compute_old_log_prob",
+        "log-probs of a sample",
+        *("batch", "metrics"),
+        mentions=('"bypass_mode"', "self.config.algorithm"),
     ),
+    _name(f"{_TRAINER}.fit", "rows with a number of sessions of their own", "agent_loop_manager"),
+    _name(
+        "verl.trainer.ppo.v1.agent_loop_tq:AgentLoopManagerTQ.generate_sequences",
+        "rows with a number of sessions of their own",
+        "prompts",
+    ),
+    _name(
+        "verl.trainer.ppo.v1.agent_loop_tq:AgentLoopWorkerTQ.__ray_metadata__.modified_class._run_prompt",
+        "rows with a number of sessions of their own",
+        mentions=('"__rollout_n__"',),
+    ),
+    _name(
+        "verl.trainer.ppo.v1:PPOTrainerSeparateAsync._step_had_idle",
+        "a poll interval that changes no switching",
+        mentions=("self._step_sample_wait_seconds", "poll_interval", "2.0"),
+    ),
+    _name(
+        "verl.trainer.ppo.padding_utils:construct_minimal_padding_template",
+        "padding in no number and no estimator",
+        mentions=("is_padding=True",),
+    ),
+    _name(f"{_BUFFER}:ReplayBuffer.__init__", "the poll interval", "poll_interval"),
+    _name(f"{_BUFFER}:ReplayBuffer.sample", "lost sessions", "global_steps", "partition_id", "batch_size"),
+    _name(f"{_BUFFER}:ReplayBufferAsync.sample", "lost sessions", "global_steps", "partition_id", "batch_size"),
+    _name(
+        f"{_BUFFER}:ReplayBufferAsync.wait_for_sampleable",
+        "lost sessions",
+        *("global_steps", "partition_id", "target_count"),
+    ),
+    _name(
+        f"{_BUFFER}:ReplayBuffer._evict_terminal_groups",
+        "lost sessions of prompts that are refilled",
+        *("global_steps", "partition_id", "eviction_reasons"),
+        mentions=("stale_uids, dapo_uids, failed_uids, dapo_counts = eviction_reasons",),
+    ),
+    _name(
+        f"{_BUFFER}:ReplayBuffer._select_prompt_uids",
+        "lost sessions of a batch",
+        *("partition_id", "sampleable_keys", "batch_size"),
+        mentions=("return ordered_keys[:batch_size], partition_snapshot, prompt_global_steps_snapshot",),
+    ),
+    _name(f"{_BUFFER}:ReplayBuffer._clear_groups", "lost sessions", "partition_id", "uids"),
     _name("transfer_queue:get_client", "whether lost sessions can be reported"),
     _name("transfer_queue:async_kv_put", "reporting lost sessions", "key", "partition_id", "tag"),
     _name("transfer_queue:kv_list", "reading lost sessions", "partition_id"),
     _name("transfer_queue:kv_clear", "dropping small groups", "keys", "partition_id"),
     _name("transfer_queue:KVBatchMeta.select_keys", "dropping small groups", "keys_to_select"),
+    _name("transfer_queue:KVBatchMeta.reorder", "groups kept together on the CPU", "indexes"),
     _name("verl.model_merger.base_model_merger:ModelMergerConfig", "evaluating a checkpoint of shards", "local_dir"),
     _name("transfer_queue:kv_batch_get", "reading components", "keys", "partition_id", "select_fields"),
 )
@@ -150,8 +196,10 @@ VLLM_NAMES: tuple[VerlName, ...] = (
     _name(f"{_VLLM_ENGINE}.add_request", "measuring a checkpoint", "request_id", "prompt", "params"),
     _name(f"{_VLLM_ENGINE}.has_unfinished_requests", "measuring a checkpoint"),
     _name(f"{_VLLM_ENGINE}.step", "answers as soon as they are there"),
+    _name("vllm.v1.engine.exceptions:EngineDeadError", "sessions that a dead engine lost"),
+    _name("vllm.v1.engine.exceptions:EngineGenerateError", "sessions that a failing engine lost"),
 )
-"""Relied on by `verl-toolrl evaluate` where vLLM is installed."""
+"""Relied on by `verl-toolrl evaluate`, and by rollouts on vLLM, where it is installed."""
 
 
 def problem(name: VerlName) -> str | None:
@@ -168,6 +216,9 @@ def problem(name: VerlName) -> str | None:
     missing = [parameter for parameter in name.parameters if not _accepts(found, parameter)]
     if missing:
         return f"{name.path} (for {name.used_for}): no parameter {', '.join(missing)} in {inspect.signature(found)}"
+    unsaid = [text for text in name.mentions if text not in inspect.getsource(found)]
+    if unsaid:
+        return f"{name.path} (for {name.used_for}): its source does not say {', '.join(unsaid)}"
     return None
 
 

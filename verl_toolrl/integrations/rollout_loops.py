@@ -27,7 +27,7 @@ from verl_toolrl.integrations.rollout_engine import VerlEngine, request_seed
 from verl_toolrl.integrations.say import say_at_first
 from verl_toolrl.integrations.trajectory_output import TrajectoryOutput
 from verl_toolrl.integrations.trajectory_travel import TRAJECTORY, dump_trajectory
-from verl_toolrl.rollout import ChatTokens, Dialogue, Rollout, SessionLost, TurnLimits, make_dialogue, run_dialogue
+from verl_toolrl.rollout import ChatTokens, Dialogue, Rollout, TurnLimits, make_dialogue, run_dialogue
 from verl_toolrl.rollout.audit import audit
 from verl_toolrl.rollout.settings import RolloutSettings, RowSession, row_session
 from verl_toolrl.toolbox import Budget, Toolbox
@@ -165,11 +165,11 @@ class DialogueLoop(AgentLoopBase):
             await asyncio.sleep(0)  # the other sessions of the prompt are counted before this one can end
             try:
                 return await self._run(sampling_params, priority, uid, number, step, kwargs)
-            except SessionLost as err:
-                say_at_first("lost session", f"session {uid}_{number} of step {step} is lost: {err.reason}")
-                await report_lost(f"{uid}_{number}", err.reason, step)
+            except InfrastructureError as err:  # of a dialogue, or of what is set up before and asked after it
+                say_at_first("lost session", f"session {uid}_{number} of step {step} is lost: {err}")
+                await report_lost(f"{uid}_{number}", str(err), step)
                 if group.all_lost_with_this_one():
-                    raise InfrastructureError(f"all sessions of prompt {uid} are lost; the last: {err.reason}") from err
+                    raise InfrastructureError(f"all sessions of prompt {uid} are lost; the last: {err}") from err
                 return []
 
     async def _run(

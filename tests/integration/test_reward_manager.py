@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import math
 import os
 import pickle
@@ -22,6 +23,7 @@ from verl import DataProto
 from verl.experimental.reward_loop.reward_manager import get_reward_manager_cls
 
 from verl_toolrl.errors import ConfigError, InfrastructureError
+from verl_toolrl.integrations.reward_manager import PATIENCE
 from verl_toolrl.rewards import make_reward
 from verl_toolrl.rewards.function import load_object
 from verl_toolrl.rewards.watch import WATCHED
@@ -158,6 +160,88 @@ def test_a_reward_that_never_answers_is_a_failure_and_no_score(tmp_path: Path, m
 
     with pytest.raises(InfrastructureError, match="has not answered"):
         asyncio.run(never())
+
+
+def test_waiting_for_a_thread_is_not_the_rewards_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One thread and two rewards, each of which takes less than the patience and both together more."""
+    body = "import threading\nends = {text: threading.Event() for text in ('first', 'second')}\n"
+    path = own_reward(tmp_path, body + "def score(*, response):\n    ends[response].wait(60)\n    return 1.0\n")
+    monkeypatch.setattr("verl_toolrl.integrations.reward_manager.THREADS", 1)
+    scored, ends = manager(reward=path), load_object(path).__globals__["ends"]
+
+    async def both() -> list[dict[str, Any]]:
+        loop, passed = asyncio.get_running_loop(), 0.0
+        clock = loop.time
+        monkeypatch.setattr(loop, "time", lambda: clock() + passed)
+        tasks = [asyncio.ensure_future(scored.run_single(session(text))) for text in ends]
+        for end in ends.values():
+            await asyncio.sleep(0.2)  # real time, for the thread to begin; more of it changes nothing
+            passed += 0.9 * PATIENCE
+            await asyncio.sleep(0)
+            end.set()
+        return await asyncio.gather(*tasks)
+
+    assert [1.0, 1.0] == [result["reward_score"] for result in asyncio.run(both())]
+
+
+def test_a_reward_that_hangs_gives_its_thread_to_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    body = "import threading\nend = threading.Event()\n"
+    body += "def score(*, response):\n    return 1.0 if response == 'quick' else float(end.wait(60))\n"
+    path = own_reward(tmp_path, body)
+    monkeypatch.setattr("verl_toolrl.integrations.reward_manager.THREADS", 1)
+    scored = manager(reward=path)
+
+    async def both() -> dict[str, Any]:
+        try:
+            with monkeypatch.context() as patched:
+                patched.setattr("verl_toolrl.integrations.reward_manager.PATIENCE", 0.05)
+                with pytest.raises(InfrastructureError, match="has not answered"):
+                    await scored.run_single(session("slow"))
+            return await scored.run_single(session("quick"))
+        finally:
+            load_object(path).__globals__["end"].set()
+
+    assert 1.0 == asyncio.run(both())["reward_score"]
+
+
+def test_a_time_out_that_the_reward_itself_raises_is_told_as_its_own(tmp_path: Path) -> None:
+    path = own_reward(tmp_path, "def score(*, response):\n    raise TimeoutError('the judge took too long')\n")
+    with pytest.raises(TimeoutError, match="the judge took too long"):
+        score(manager(reward=path), "x")
+
+
+HORIZONS = [
+    pytest.param(None, 100, 100, id="no trainer named"),
+    pytest.param("sync", 100, 100, id="sync"),
+    pytest.param("toolrl_colocate_async", 100, 100, id="colocated"),
+    pytest.param("separate_async", 400, 100, id="verl's own separate"),
+    pytest.param("toolrl_separate_async", 400, 100, id="ours"),
+    pytest.param("toolrl_sync", -1, None, id="not known yet"),
+]
+
+
+@pytest.mark.parametrize(("mode", "updates", "steps"), HORIZONS)
+def test_a_schedule_runs_over_global_steps_and_not_over_updates(
+    mode: str | None, updates: int, steps: int | None
+) -> None:
+    options = {"sync": {}, "colocate_async": {"num_warmup_batches": 1}, "separate_async": {"parameter_sync_step": 4}}
+    cfg = OmegaConf.merge(
+        config(mode="released"),
+        {"actor_rollout_ref": {"actor": {"optim": {"total_training_steps": updates}}}},
+        {"trainer": {"v1": {"trainer_mode": mode, **options}}} if mode else {},
+    )
+    assert isinstance(cfg, DictConfig)
+    made = get_reward_manager_cls("toolrl")(config=cfg, tokenizer=Characters(), compute_score=None)
+    assert steps == made.total_steps
+
+
+def test_verl_counts_updates_as_our_horizon_assumes() -> None:
+    """BEHAVIOUR LOCK: verl multiplies the horizon of the optimizer by the mode's `parameter_sync_step`."""
+    from verl.trainer.ppo.v1.trainer_base import PPOTrainer
+
+    source = inspect.getsource(PPOTrainer)
+    assert "optim_total_training_steps = total_training_steps * self.parameter_sync_step" in source
+    assert 'self.config.trainer.v1.get(self.trainer_mode, {}).get("parameter_sync_step", 1)' in source
 
 
 HOSTILE = [

@@ -5,13 +5,15 @@
       reward_kwargs: {mode: released}
 
 What may stand under `reward.reward_kwargs` says `verl_toolrl.rewards.configured`. The step of a schedule is verl's own
-`global_steps`, the horizon its `total_training_steps`. `reward_info` says what is reported of each response.
+`global_steps`, the horizon the last of them. `reward_info` says what is reported of each response.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -25,11 +27,15 @@ from verl_toolrl.integrations.reward_info import reward_info
 from verl_toolrl.integrations.trajectory_travel import read_trajectory, trajectory_result
 from verl_toolrl.rewards import configured_reward, configured_watcher, unscheduled
 from verl_toolrl.rewards.trajectory import takes_trajectory
+from verl_toolrl.toolbox.threads import Threads
 
-__all__ = ["ToolRLRewardManager", "reward_from_config", "reward_options"]
+__all__ = ["ToolRLRewardManager", "reward_from_config", "reward_options", "total_steps_of"]
 
 PATIENCE = 120.0
-"""Seconds after which a reward that has not answered counts as a failure of infrastructure, never as a score."""
+"""Seconds from its start after which a reward that has not answered counts as a failure of infrastructure, never as a
+score. Waiting for a thread is not counted."""
+THREADS = min(32, (os.cpu_count() or 1) + 4)
+"""Rewards that run at once in a worker; as many as asyncio's own pool has."""
 
 
 def reward_options(config: DictConfig) -> dict[str, Any]:
@@ -48,6 +54,21 @@ def reward_from_config(config: DictConfig) -> Any:
     return configured_reward(reward_options(config))
 
 
+def total_steps_of(config: DictConfig) -> int | None:
+    """Return the length of a run in global steps, by which schedules run; None before verl knows it.
+
+    verl writes the number of the optimizer's updates into the configuration of the optimizer, of which a global step of
+    `separate_async` makes `parameter_sync_step`.
+    """
+    updates = OmegaConf.select(config, "actor_rollout_ref.actor.optim.total_training_steps")
+    if updates is None or updates < 0:
+        return None
+    # Our trainers read the options of the mode of verl that they are built on.
+    mode = str(OmegaConf.select(config, "trainer.v1.trainer_mode") or "").removeprefix("toolrl_")
+    updates_per_step = OmegaConf.select(config, f"trainer.v1.{mode}.parameter_sync_step") if mode else None
+    return int(updates) // int(updates_per_step or 1)
+
+
 @register("toolrl")
 class ToolRLRewardManager(RewardManagerBase):
     """Scores the last output of each session and reports the same names for every sample."""
@@ -59,7 +80,8 @@ class ToolRLRewardManager(RewardManagerBase):
         self.reward = configured_reward(options)
         self.plain = unscheduled(self.reward)
         self.watch = configured_watcher(options, self.reward)
-        self.total_steps = config.actor_rollout_ref.actor.optim.get("total_training_steps")
+        self.total_steps = total_steps_of(config)
+        self._threads = Threads(THREADS)
 
     async def run_single(self, data: DataProto) -> dict[str, Any]:
         """Score one session.
@@ -76,11 +98,33 @@ class ToolRLRewardManager(RewardManagerBase):
             InfrastructureError: If a reward does not answer; verl counts the session as failed, and its group goes on.
         """
         item = data[-1]
+        # In a thread, so that other sessions go on whatever this one wrote and whoever wrote the reward.
+        return await self._patiently(lambda: self._score(item))
+
+    async def _patiently(self, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Run `work` in a thread; one that hangs is given up, and its place goes to the next."""
+        loop = asyncio.get_running_loop()
+        begun: asyncio.Future[None] = loop.create_future()
+        ended: asyncio.Future[tuple[dict[str, Any], BaseException | None]] = loop.create_future()
+
+        def run() -> dict[str, Any]:
+            _tell(loop, begun, None)
+            return work()
+
+        job = self._threads.submit(run, lambda answer, error: _tell(loop, ended, (answer, error)))
+        if job is None:
+            raise InfrastructureError(f"the reward {self.reward} hangs in too many threads")
         try:
-            # In a thread, so that other sessions go on whatever this one wrote and whoever wrote the reward.
-            return await asyncio.wait_for(asyncio.to_thread(self._score, item), PATIENCE)
-        except TimeoutError as err:  # asyncio.TimeoutError before Python 3.11
-            raise InfrastructureError(f"the reward {self.reward} has not answered for {PATIENCE:.0f} s") from err
+            await begun
+            await asyncio.wait({ended}, timeout=PATIENCE)
+            if not ended.done() and job.abandon():
+                raise InfrastructureError(f"the reward {self.reward} has not answered for {PATIENCE:.0f} s")
+            answer, error = await ended
+        finally:
+            job.abandon()
+        if error is not None:  # the reward's own, a TimeoutError too
+            raise error
+        return answer
 
     def _score(self, item: Any) -> dict[str, Any]:
         fields = item.non_tensor_batch
@@ -106,6 +150,12 @@ class ToolRLRewardManager(RewardManagerBase):
         plain = result if self.plain == self.reward else self.plain(**given)
         watched = self.watch(response=text, ground_truth=truth, tools=tools)
         return {"reward_score": result.score, "reward_extra_info": reward_info(result, plain, watched)}
+
+
+def _tell(loop: asyncio.AbstractEventLoop, future: asyncio.Future[Any], value: Any) -> None:
+    """Set the result of a future from another thread, where somebody still waits for it."""
+    with suppress(RuntimeError):  # the loop was closed meanwhile
+        loop.call_soon_threadsafe(lambda: None if future.done() else future.set_result(value))
 
 
 def _length(item: Any) -> int:

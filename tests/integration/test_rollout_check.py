@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from verl_toolrl.errors import ConfigError, DatasetError
 from verl_toolrl.integrations.rollout_check import check_rollout
 from verl_toolrl.rewards import make_reward
+from verl_toolrl.toolbox import Toolbox
 
 Row = dict[str, Any]
 
@@ -23,7 +24,7 @@ Row = dict[str, Any]
 def config(loop: str = "toolrl_native", *, prompt: int = 4096, context: int | None = None, **toolrl: Any) -> DictConfig:
     return OmegaConf.create(
         {
-            "data": {},
+            "data": {"max_prompt_length": prompt, "filter_overlong_prompts": False},
             "actor_rollout_ref": {
                 "rollout": {
                     "name": "vllm",
@@ -103,6 +104,100 @@ def test_a_prompt_that_is_too_long_with_its_tools_is_refused(qwen: Any) -> None:
         )
     with pytest.raises(DatasetError, match=r"row 0: a prompt of \d+ tokens leaves no room"):
         check(config(context=300), qwen, row())
+
+
+def text(length: int) -> list[dict[str, str]]:
+    return [{"role": "user", "content": "x" * length}]
+
+
+SHORT = row({"tools": ["sell"]})
+LONG_WITH_TOOLS, LONG = row(prompt=text(1400)), row(prompt=text(3000))
+
+
+def dataset(cfg: DictConfig, tokenizer: Any, path: Path, rows: Sequence[Row], *, samples: int = -1) -> list[str]:
+    """Write rows, let verl make its dataset of them, and return the first letters of the prompts that are left."""
+    from verl.trainer.ppo.utils import create_rl_dataset
+
+    file = path / "train.json"
+    file.write_text("\n".join(json.dumps(each) for each in rows))
+    OmegaConf.update(cfg, "data.filter_overlong_prompts_workers", None, force_add=True)
+    OmegaConf.update(cfg, "data.cache_dir", str(path / "cache"), force_add=True)
+    made = create_rl_dataset([str(file)], cfg.data, tokenizer, None, max_samples=samples)
+    return [made[number]["raw_prompt"][0]["content"][:4] for number in range(len(made))]
+
+
+def test_a_prompt_that_verl_leaves_out_anyway_is_no_mistake(
+    qwen: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cfg = config(prompt=1500)
+    cfg.data.filter_overlong_prompts = True
+    check(cfg, qwen, SHORT, LONG)
+    assert ["Sell"] == dataset(cfg, qwen, tmp_path, [SHORT, LONG])
+    assert "only with their tools" not in capsys.readouterr().out
+
+
+def test_a_prompt_that_only_tools_make_too_long_is_left_out_and_counted(
+    qwen: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [LONG_WITH_TOOLS, SHORT, LONG, LONG_WITH_TOOLS]
+    cfg = config(prompt=1500)
+    cfg.data.filter_overlong_prompts = True
+    # What this is about: verl's own dataset would keep them.
+    assert ["xxxx", "Sell", "xxxx"] == dataset(cfg, qwen, tmp_path, rows)
+    check(cfg, qwen, *rows)
+    assert ["Sell"] == dataset(cfg, qwen, tmp_path, rows)
+    said = "2 of 3 prompts are longer than data.max_prompt_length=1500 only with their tools"
+    assert said in capsys.readouterr().out
+
+
+def test_a_prompt_that_verl_takes_no_sample_of_is_no_mistake(qwen: Any, tmp_path: Path) -> None:
+    cfg = config(prompt=1500)
+    cfg.data.train_max_samples = 1
+    check(cfg, qwen, SHORT, LONG)
+    assert ["Sell"] == dataset(cfg, qwen, tmp_path, [SHORT, LONG], samples=1)
+    with pytest.raises(DatasetError, match=r"row 0 of the 1 that are used of .*the prompt with its tools has \d+"):
+        dataset(cfg, qwen, tmp_path, [LONG, SHORT], samples=1)
+
+
+def test_beside_a_dataset_class_of_the_user_only_what_verl_leaves_out_passes(qwen: Any) -> None:
+    cfg = config(prompt=1500)
+    cfg.data.filter_overlong_prompts = True
+    cfg.data.custom_cls = {"path": "my_dataset.py", "name": "MyDataset"}
+    check(cfg, qwen, SHORT, LONG)
+    with pytest.raises(DatasetError, match="row 1: the prompt with its tools has"):
+        check(cfg, qwen, SHORT, LONG_WITH_TOOLS)
+    assert "my_dataset.py" == cfg.data.custom_cls.path
+
+
+def test_prompts_that_fit_leave_verls_dataset_alone(qwen: Any) -> None:
+    cfg = config()
+    cfg.data.filter_overlong_prompts = True
+    check(cfg, qwen, SHORT)
+    assert "custom_cls" not in cfg.data
+
+
+def test_rows_are_not_kept_and_no_session_is_opened_for_a_row_that_asks_for_nothing(
+    qwen: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Noted(dict[str, Any]):
+        alive = most = 0
+
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            Noted.alive += 1
+            Noted.most = max(Noted.most, Noted.alive)
+
+        def __del__(self) -> None:
+            Noted.alive -= 1
+
+    opened = []
+    plain = Toolbox.session
+    monkeypatch.setattr(Toolbox, "session", lambda box, *a, **k: opened.append(1) or plain(box, *a, **k))
+    monkeypatch.setattr("verl_toolrl.integrations.rollout_check._LONGEST", 4)
+    asked = {"state": {"Inventory": {"stock": {}}}}
+    rows = ((f"row {number}", Noted(row(asked if number == 50 else None))) for number in range(100))
+    check_rollout(config(), qwen, make_reward("toolrl"), rows)
+    assert [1] == opened and Noted.most < 10
 
 
 def test_settings_and_tools_are_looked_at(qwen: Any) -> None:

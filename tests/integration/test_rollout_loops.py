@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,13 +19,22 @@ from transformers import AutoTokenizer
 from verl.experimental.agent_loop.agent_loop import AgentLoopMetrics, DictConfigWrap, _agent_loop_registry
 from verl.workers.rollout.replica import TokenOutput
 
-from verl_toolrl.errors import InfrastructureError
+from verl_toolrl.errors import InfrastructureError, ToolDefinitionError
+from verl_toolrl.integrations.rollout_engine import request_seed
+from verl_toolrl.integrations.session_seed import session_seed
 from verl_toolrl.integrations.tiny_model import write_tiny_model
 from verl_toolrl.integrations.trajectory_output import TrajectoryOutput
-from verl_toolrl.integrations.trajectory_travel import STEP_REWARDS, read_trajectory, trajectory_result
+from verl_toolrl.integrations.trajectory_travel import (
+    STEP_REWARDS,
+    TRAJECTORY,
+    dump_trajectory,
+    read_trajectory,
+    trajectory_result,
+)
 from verl_toolrl.rewards import make_reward
 from verl_toolrl.rollout import ScriptedEngine
-from verl_toolrl.trajectory import Outcome, StopReason
+from verl_toolrl.rollout.wire import loads
+from verl_toolrl.trajectory import Outcome, Step, StopReason, ToolCall, Trajectory
 
 CALL = '<think> a </think>\n<tool_call>\n{"name": "calculate", "parameters": {"expression": "2 + 3"}}\n</tool_call>'
 ANSWER = "<think> b </think>\n<response> 5 </response>"
@@ -183,6 +193,64 @@ def test_a_prompt_whose_sessions_are_all_lost_fails(tokenizer: Any) -> None:
     assert isinstance(failed, InfrastructureError) and "all sessions of prompt u are lost" in str(failed)
 
 
+FRAGILE = """
+from verl_toolrl.toolbox import StatefulTool, tool
+
+class Fragile(StatefulTool):
+    @tool(isolation="inline")
+    def touch(self) -> str:
+        'Touch.'
+        return "ok"
+
+    def snapshot(self):
+        raise {error}("because")
+"""
+
+
+def fragile(folder: Path, error: str) -> DictConfig:
+    """A run whose tool cannot say what its state is."""
+    (folder / "fragile.py").write_text(FRAGILE.replace("{error}", error))
+    return config(toolbox=str(folder / "fragile.py"))
+
+
+def test_a_final_state_that_nobody_knows_loses_the_session(tokenizer: Any, tmp_path: Path) -> None:
+    client = Client(tokenizer, lambda request, turn: ANSWER)
+    first, last = run("toolrl_dialogue", fragile(tmp_path, "ConnectionError"), client, tokenizer, sessions=2)
+    assert [] == first and isinstance(last, InfrastructureError)
+    assert "final state: state Fragile of trajectory u_1: ConnectionError: because" in str(last)
+
+
+def test_a_snapshot_of_the_authors_that_raises_is_told_to_the_author(tokenizer: Any, tmp_path: Path) -> None:
+    with pytest.raises(ToolDefinitionError, match=r"state Fragile .*fragile.py:\d+ in snapshot: KeyError"):
+        one("toolrl_dialogue", fragile(tmp_path, "KeyError"), Client(tokenizer, [ANSWER]), tokenizer)
+
+
+def test_the_journals_text_holds_the_tools_messages_as_the_model_saw_them(tokenizer: Any) -> None:
+    output = one("toolrl_dialogue", config(), Client(tokenizer, [CALL, ANSWER]), tokenizer)
+    told = '<obs> [{"name": "calculate", "results": 5}] </obs>'
+    appended = json.loads(output.extra_fields[TRAJECTORY])["appended"]
+    assert [[{"role": "user", "content": told}]] == appended
+    assert told in tokenizer.decode(output.response_ids)
+
+
+@pytest.mark.parametrize("argument", ["plain", 10**40])
+def test_messages_of_any_answer_travel_with_their_trajectory(argument: Any) -> None:
+    trajectory = Trajectory((Step("", (ToolCall("f", {"n": argument}),)),))
+    for appended in ([], [[{"role": "tool", "content": "5"}]], [[{"role": "tool", "content": "lone \ud800"}]]):
+        text = dump_trajectory(trajectory, appended)
+        assert trajectory == read_trajectory({TRAJECTORY: text}) and appended == loads(text)["appended"]
+
+
+def test_the_seed_of_a_session_depends_on_its_row_alone() -> None:
+    rollout = OmegaConf.create({"seed": 3})
+    row = {"raw_prompt": [{"role": "user", "content": "2 + 3?"}], "global_steps": 2, "session_id": 1, "index": 7}
+    seed = session_seed({"temperature": 1.0}, rollout, row)
+    assert request_seed(seed=3, step=2, row=["7", row["raw_prompt"]], session=1) == seed
+    assert seed == session_seed({}, rollout, {**row, "index": 0, "extra_info": {"index": 7}})
+    assert seed != session_seed({}, rollout, {**row, "session_id": 2})
+    assert session_seed({"temperature": 0.0}, rollout, row) is None
+
+
 def test_a_row_chooses_its_tools(tokenizer: Any) -> None:
     row = {"extra_info": {"session": json.dumps({"tools": ["day_of_week"]})}}
     output = one("toolrl_dialogue", config(toolbox="quickstart"), Client(tokenizer, [CALL, ANSWER]), tokenizer, row=row)
@@ -201,6 +269,13 @@ def test_an_outcome_stands_on_the_last_token_that_the_model_wrote() -> None:
         extra_fields={"reward_extra_info": {"score": 2.0}},
     )
     assert [0.0, 2.0, 0.0, 0.0] == output.as_dict()["rm_scores"].tolist()
+
+
+def test_a_scheduled_reward_of_trajectories_is_reported_unscheduled_beside(tmp_path: Path) -> None:
+    path = tmp_path / "rewards.py"
+    path.write_text("def score(trajectory, step=0, total_steps=None):\n    return {'late': step / total_steps}\n")
+    info = trajectory_result(make_reward(f"{path}:score"), Trajectory((Step("5"),)), 3, 12)["reward_extra_info"]
+    assert {"score": 0.25, "late": 0.25, "unscheduled/score": 1.0, "unscheduled/late": 1.0} == info
 
 
 def test_step_rewards_stand_on_the_last_token_of_their_steps(tokenizer: Any) -> None:

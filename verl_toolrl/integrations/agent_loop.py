@@ -8,7 +8,6 @@ token whose probability lies on the edge may fall either way.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from verl.experimental.agent_loop.agent_loop import AgentLoopOutput, register
@@ -17,6 +16,7 @@ from verl.experimental.agent_loop.single_turn_agent_loop import SingleTurnAgentL
 from verl_toolrl.formats.tool_list import read_tools
 from verl_toolrl.integrations import rollout_loops  # noqa: F401  registers the loops of several turns
 from verl_toolrl.integrations.rollout_engine import SEED_KEY, request_seed
+from verl_toolrl.integrations.session_seed import session_seed
 
 __all__ = ["SeededSingleTurnAgentLoop", "request_seed"]
 
@@ -28,15 +28,8 @@ class SeededSingleTurnAgentLoop(SingleTurnAgentLoop):
     async def run(self, sampling_params: dict[str, Any], priority: int = 0, **kwargs: Any) -> AgentLoopOutput:
         self._tools = _tools_of(kwargs.get("tools"))
         key = SEED_KEY.get(self.rollout_config.name)
-        if key is not None and sampling_params.get("temperature", 1.0) > 0:
-            extra_info = kwargs.get("extra_info") or {}
-            index = extra_info.get("index", kwargs.get("index")) if isinstance(extra_info, Mapping) else None
-            seed = request_seed(
-                seed=int(self.rollout_config.seed),
-                step=int(kwargs.get("global_steps", 0)),
-                row=[str(index), [dict(message) for message in kwargs["raw_prompt"]]],
-                session=int(kwargs.get("session_id", 0)),
-            )
+        seed = session_seed(sampling_params, self.rollout_config, kwargs)
+        if key is not None and seed is not None:
             sampling_params = {**sampling_params, key: seed}
         return await super().run(sampling_params, priority=priority, **kwargs)
 

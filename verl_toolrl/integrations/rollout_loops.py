@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -23,16 +23,25 @@ from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetr
 
 from verl_toolrl.errors import ConfigError, InfrastructureError
 from verl_toolrl.integrations.lost_sessions import Groups, report_lost
-from verl_toolrl.integrations.rollout_engine import VerlEngine, request_seed
+from verl_toolrl.integrations.rollout_engine import VerlEngine
 from verl_toolrl.integrations.say import say_at_first
+from verl_toolrl.integrations.session_seed import session_seed
 from verl_toolrl.integrations.trajectory_output import TrajectoryOutput
 from verl_toolrl.integrations.trajectory_travel import TRAJECTORY, dump_trajectory
-from verl_toolrl.rollout import ChatTokens, Dialogue, Rollout, TurnLimits, make_dialogue, run_dialogue
+from verl_toolrl.rollout import ChatTokens, Dialogue, Rollout, SessionLost, TurnLimits, make_dialogue, run_dialogue
 from verl_toolrl.rollout.audit import audit
 from verl_toolrl.rollout.settings import RolloutSettings, RowSession, row_session
-from verl_toolrl.toolbox import Budget, Toolbox
+from verl_toolrl.schema import as_list
+from verl_toolrl.toolbox import Budget, Session, Toolbox
 
-__all__ = ["DialogueLoop", "NativeLoop", "ReActLoop", "ToolRLLoop", "Workplace", "settings_from_config"]
+__all__ = [
+    "DialogueLoop",
+    "NativeLoop",
+    "ReActLoop",
+    "ToolRLLoop",
+    "Workplace",
+    "settings_from_config",
+]
 
 
 def settings_from_config(config: DictConfig) -> RolloutSettings:
@@ -86,6 +95,14 @@ class Workplace:
         if names not in self._schemas:
             self._schemas[names] = self.box.schemas(names)
         return self._schemas[names]
+
+    def prompt(
+        self, row: Mapping[str, Any], names: tuple[str, ...] | None
+    ) -> tuple[list[dict[str, Any]], list[dict[str, Any]] | None]:
+        """Return the messages of a row of data as the model reads them, and the tools for the chat template."""
+        schemas = self.schemas(names)
+        messages = self.dialogue.messages([dict(message) for message in as_list(row["prompt"]) or ()], schemas)
+        return messages, schemas if self.dialogue.tools_in_template else None
 
     @classmethod
     def of(cls, config: DictConfig, tokenizer: Any, form: str, *, box: Toolbox | None = None) -> Workplace:
@@ -189,7 +206,7 @@ class DialogueLoop(AgentLoopBase):
         engine = VerlEngine(
             self.server_manager,
             str(self.rollout_config.name),
-            seed=self._seed(sampling_params, messages, extra_info, row, number, step),
+            seed=session_seed(sampling_params, self.rollout_config, row),
             priority=priority,
         )
         name = f"{uid}_{number}"
@@ -210,25 +227,9 @@ class DialogueLoop(AgentLoopBase):
                 extra=_extra(row, extra_info, step),
             )
             if place.box.states:
-                rollout.trajectory.extra["final_state"] = await session.snapshot()  # type: ignore[index]
+                rollout = await _with_final_state(rollout, session)
             problems = self._audit(name, rollout, schemas)
         return _output(rollout, engine, problems)
-
-    def _seed(
-        self,
-        sampling_params: Mapping[str, Any],
-        messages: list[dict[str, Any]],
-        extra_info: Mapping[str, Any],
-        row: Mapping[str, Any],
-        number: int,
-        step: int,
-    ) -> int | None:
-        if not sampling_params.get("temperature", 1.0) > 0:
-            return None
-        index = extra_info.get("index", row.get("index"))
-        return request_seed(
-            seed=int(self.rollout_config.get("seed") or 0), step=step, row=[str(index), messages], session=number
-        )
 
     def _audit(self, name: str, rollout: Rollout, schemas: list[dict[str, Any]]) -> int | None:
         every = self.place.settings.audit_every
@@ -239,6 +240,20 @@ class DialogueLoop(AgentLoopBase):
         for problem in problems:
             say_at_first("audit", f"trajectory {name}: {problem}")
         return len(problems)
+
+
+async def _with_final_state(rollout: Rollout, session: Session) -> Rollout:
+    """Put what the states are now where rewards find it.
+
+    Raises:
+        SessionLost: If nobody knows: a reward that compares states would take that for the model's doing.
+    """
+    trajectory = rollout.trajectory
+    try:
+        state = await session.snapshot()
+    except InfrastructureError as err:
+        raise SessionLost(f"final state: {err}", trajectory) from err
+    return replace(rollout, trajectory=replace(trajectory, extra={**trajectory.extra, "final_state": state}))
 
 
 def _extra(row: Mapping[str, Any], extra_info: Mapping[str, Any], step: int) -> dict[str, Any]:
@@ -255,7 +270,7 @@ def _output(rollout: Rollout, engine: VerlEngine, problems: int | None) -> Traje
         "turn_scores": [],
         "tool_rewards": [],
         **engine.fields,
-        TRAJECTORY: dump_trajectory(trajectory),
+        TRAJECTORY: dump_trajectory(trajectory, rollout.appended),
         "toolrl_audit": problems,
     }
     return TrajectoryOutput(

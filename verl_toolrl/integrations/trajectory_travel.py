@@ -6,11 +6,12 @@ the loop places on tokens (`trajectory_output`), and the trainer reads both for 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from verl_toolrl.errors import ConfigError
 from verl_toolrl.integrations.reward_info import reward_info
+from verl_toolrl.rewards import Reward, unscheduled
 from verl_toolrl.rewards.trajectory import score_trajectory
 from verl_toolrl.rollout.wire import dumps, loads
 from verl_toolrl.trajectory import TRAJECTORY_SCHEMA_VERSION, Trajectory
@@ -31,11 +32,18 @@ STEP_REWARDS = "toolrl_step_rewards"
 `extra_fields`, so that nobody averages a text."""
 
 
-def dump_trajectory(trajectory: Trajectory) -> str:
-    """Return what `Trajectory.to_dict` says, as JSON text."""
+def dump_trajectory(trajectory: Trajectory, appended: Sequence[Sequence[Mapping[str, Any]]] = ()) -> str:
+    """Return what `Trajectory.to_dict` says, as JSON text.
+
+    Args:
+        trajectory: What was rolled out.
+        appended: Messages that followed each step but the last, as the model read them; for the journal, under the key
+            `appended`, which `read_trajectory` passes over.
+    """
     # The dataclass itself is written, which takes a tenth of the time of a copy into dicts.
-    space, brace, body = dumps(trajectory).partition("{")
-    return f'{space}{brace}"version":{TRAJECTORY_SCHEMA_VERSION},{body}'
+    told, text = dumps(list(appended)), dumps(trajectory)
+    slow = " " if " " in (told[0], text[0]) else ""  # by which `loads` knows what orjson would refuse
+    return f'{slow}{{"version":{TRAJECTORY_SCHEMA_VERSION},"appended":{told},{text.lstrip()[1:]}'
 
 
 def read_trajectory(extra_fields: Mapping[str, Any]) -> Trajectory | None:
@@ -72,7 +80,17 @@ def trajectory_result(
             "default_agent_loop to toolrl_dialogue, toolrl_native or toolrl_react"
         )
     result, rewards = score_trajectory(reward, trajectory, step=step, total_steps=total_steps)
-    info: dict[str, Any] = {**reward_info(result, result, {})}
+    info: dict[str, Any] = {**reward_info(result, _at_end(reward, result, trajectory, step, total_steps), {})}
     if rewards is not None:
         info[STEP_REWARDS] = dumps(rewards)
     return {"reward_score": result.score, "reward_extra_info": info}
+
+
+def _at_end(
+    reward: Callable[..., Any], result: Reward, trajectory: Trajectory, step: int, total_steps: int | None
+) -> Reward:
+    """Return what the reward would give without its schedules."""
+    plain = unscheduled(reward)
+    if plain == reward:
+        return result
+    return score_trajectory(plain, trajectory, step=step, total_steps=total_steps)[0]

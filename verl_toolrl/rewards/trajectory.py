@@ -20,7 +20,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from verl_toolrl.errors import ConfigError, nearest
@@ -58,6 +58,8 @@ class TrajectoryFunction:
     """Where the function is."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Further keywords for it."""
+    at_end: bool = False
+    """Tell the function that every step is the last one: what it gives then does not follow its schedule."""
 
     def __post_init__(self) -> None:
         parameters = inspect.signature(load_object(self.path)).parameters
@@ -78,7 +80,7 @@ class TrajectoryFunction:
             ConfigError: If it returns anything but finite numbers or step rewards.
         """
         function = load_object(self.path)
-        given = {"step": step, "total_steps": total_steps}
+        given = {"step": (total_steps or 0) if self.at_end else step, "total_steps": total_steps}
         parameters = inspect.signature(function).parameters
         answer = function(
             trajectory=trajectory,
@@ -93,6 +95,11 @@ class TrajectoryFunction:
                 raise ConfigError(f"{self.path}: {name} must be a finite number, got {value!r}")
         components = {str(name): float(value) for name, value in parts.items()}
         return Reward(math.fsum(components.values()), components)
+
+    def unscheduled(self) -> TrajectoryFunction:
+        """The same function at the end of the run, where it asks for the step at all."""
+        asks = "step" in inspect.signature(load_object(self.path)).parameters
+        return replace(self, at_end=True) if asks else self
 
 
 def score_trajectory(

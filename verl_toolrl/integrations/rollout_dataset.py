@@ -72,7 +72,7 @@ def measure_in_dataset(config: DictConfig, room: PromptRoom) -> None:
         OmegaConf.update(config, f"data.custom_cls.{key}", value, force_add=True)
 
 
-class RolloutDataset(RLHFDataset):  # type: ignore[misc]
+class RolloutDataset(RLHFDataset):
     """verl's own dataset, which then measures what is left with the tools in it."""
 
     def maybe_filter_out_long_prompts(self, dataframe: Any = None) -> Any:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from verl_toolrl.cli import app
 from verl_toolrl.errors import ConfigError
-from verl_toolrl.launch.comparison import SHOWN, curves_of, markdown, read_variants, summary, table, write
-from verl_toolrl.launch.runs import Attempt, Run, new_run
+from verl_toolrl.launch.comparison import SHOWN, Variant, curves_of, read_variants, run_all, summary, table, write
+from verl_toolrl.launch.runs import Attempt, Run, load_run, new_run
 from verl_toolrl.rewards.watch import WATCHED
 
 
@@ -77,7 +79,31 @@ def test_the_table_has_the_mean_and_every_seed(tmp_path: Path) -> None:
     rows = table(compared(tmp_path))
     assert [["released", "rlla"], ["coarse", "rlla"]] == [row[:2] for row in rows]
     assert ["10.0 -> 40.0 (50.0, 30.0)", "10.0 -> 20.0 (20.0)"] == [row[2] for row in rows]
-    assert "| released | rlla | 10.0 -> 40.0 (50.0, 30.0) |" in markdown(compared(tmp_path / "again"))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("verl") is None, reason="recipes are found beside verl's")
+def test_what_has_finished_counts_only_for_the_same_recipe_and_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("defaults: [/toolrl/quickstart, _self_]\n")
+    run = new_run(tmp_path / "out" / "released-seed1", str(mine), ["variant=released", "data.seed=1"])
+    run.attempt.state = "finished"
+    run.folder.mkdir(parents=True)
+    run.save()
+    assert load_run(run.folder) is not None
+
+    def compare(recipe: str, *overrides: str) -> list[tuple[str, int]]:
+        variants = [Variant("released", ("variant=released",))]
+        return list(run_all(recipe, variants, [1], overrides, tmp_path / "out", Console()))
+
+    # Named by another path, it is the same recipe.
+    assert [("released", 1)] == compare("mine.yaml") == compare(str(mine))
+    with pytest.raises(ConfigError, match="is a run of .*mine.yaml, not of toolrl/quickstart: give another --output"):
+        compare("toolrl/quickstart")
+    with pytest.raises(ConfigError, match="with other settings"):
+        compare("mine.yaml", "trainer.total_training_steps=3")
 
 
 def test_figure_and_figures_are_written(tmp_path: Path) -> None:

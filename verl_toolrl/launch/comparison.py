@@ -22,13 +22,16 @@ from typing import TYPE_CHECKING, Any
 
 from verl_toolrl.errors import ConfigError, UnknownNameError
 from verl_toolrl.launch.metrics import Metrics, Tail, parse_metrics_line
-from verl_toolrl.launch.recipes import recipe_folder
+from verl_toolrl.launch.recipes import find_recipe, recipe_folder
 from verl_toolrl.launch.runs import Run, load_run
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["SHOWN", "Curve", "Variant", "curves_of", "draw", "read_variants", "run_all", "summary"]
+__all__ = [
+    *("HEADER", "SHOWN", "Curve", "Variant"),
+    *("curves_of", "draw", "read_variants", "run_all", "summary", "table", "write"),
+]
 
 SHOWN = ("acc", "layout", "calls/missed", "calls/needless")
 """What is compared: names of `verl_toolrl.rewards.watch`, as validation logs them."""
@@ -97,16 +100,20 @@ def run_all(
         (variant, seed) -> finished run.
 
     Raises:
-        ConfigError: If a finished run in the folder was made with other settings, or a run does not finish.
+        ConfigError: If a run in the folder is of another recipe or has other settings, or a run does not finish.
     """
     from verl_toolrl.launch.launcher import execute, plan_run, report
 
+    # What a run remembers: the same recipe may be named by different paths.
+    label = find_recipe(recipe).label
     runs: dict[tuple[str, int], Run] = {}
     for seed in seeds:
         for variant in variants:
             folder = output / f"{variant.name}-seed{seed}"
             settings = [*overrides, *variant.overrides, f"data.seed={seed}"]
             earlier = load_run(folder)
+            if earlier is not None and earlier.recipe != label:
+                raise ConfigError(f"{folder} is a run of {earlier.recipe}, not of {label}: give another --output")
             if earlier is not None and earlier.attempt.overrides != settings:
                 raise ConfigError(
                     f"{folder} was trained with other settings ({' '.join(earlier.attempt.overrides)}): give another "
@@ -153,16 +160,13 @@ def _records(run: Run) -> Iterator[tuple[int, Metrics]]:
                 yield record
 
 
-def summary(
-    runs: Mapping[tuple[str, int], Run], *, recipe: str, overrides: Sequence[str], rows: Mapping[str, int] | None = None
-) -> dict[str, Any]:
+def summary(runs: Mapping[tuple[str, int], Run], *, recipe: str, overrides: Sequence[str]) -> dict[str, Any]:
     """Return everything that is said about a comparison, as JSON-like values.
 
     Args:
         runs: Finished runs.
         recipe: Name or path.
         overrides: Of all runs.
-        rows: Data source -> number of rows that validation scored, where known.
 
     Raises:
         ConfigError: If a run has no validation.
@@ -192,7 +196,6 @@ def summary(
         "schema": "verl-toolrl/compare/1",
         "recipe": recipe,
         "overrides": list(overrides),
-        "rows": dict(rows or {}),
         "variants": variants,
     }
 
@@ -217,12 +220,6 @@ def table(result: Mapping[str, Any]) -> list[list[str]]:
 
 HEADER = ["variant", "held-out rows", *(f"{name} (%)" for name in SHOWN), "s a step"]
 """Columns of `table`."""
-
-
-def markdown(result: Mapping[str, Any]) -> str:
-    """Return the table as Markdown."""
-    rows = [HEADER, ["---"] * len(HEADER), *table(result)]
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
 def draw(result: Mapping[str, Any], path: Path) -> None:

@@ -128,8 +128,23 @@ def test_a_trickle_of_failed_prompts_adds_up_until_the_batch_is_there(queue: Que
         sample(made, 4)
 
 
+def test_the_first_failures_are_measured_by_all_that_was_started_at_once(queue: Queue) -> None:
+    made = buffer(ReplayBufferAsync, refill=Refill(queue, survivors=range(N)))
+    for number in range(8):
+        queue.put(f"first{number}", range(N), "finished")
+    for uid in "ab":  # 1 in 5 of what was started, half of what a batch of 2 has
+        queue.put(uid, [], "failure")
+    sample(made, 2)
+    for uid in "cd":
+        queue.put(uid, [], "failure")
+    with pytest.raises(InfrastructureError, match="8 of 16 sessions are lost"):
+        sample(made, 2)
+
+
 def test_waiting_for_more_than_a_batch_measures_by_what_is_waited_for(queue: Queue) -> None:
     made = buffer(ReplayBufferAsync, refill=Refill(queue, survivors=range(N)))
+    queue.put("first", range(N), "finished")
+    sample(made, 1)
     for uid in "ab":
         queue.put(uid, [], "failure")
     # 8 lost sessions are 1 in 5 of the 8 prompts' and their own, but half of two prompts'.

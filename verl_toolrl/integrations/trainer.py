@@ -63,12 +63,12 @@ class ToolRLTrainerMixin(SampledLogProbsMixin):
         options = self.config.trainer.get("toolrl") or DictConfig({})
         plain = OmegaConf.to_container(options, resolve=True)
         assert isinstance(plain, dict)
-        for key, value in plain.items():
+        for key, value in ((str(key), value) for key, value in plain.items()):
             if key not in TRAINER_OPTIONS:
                 raise ConfigError(
                     f"trainer.toolrl.{key}: unknown{nearest(key, TRAINER_OPTIONS)}; known: {', '.join(TRAINER_OPTIONS)}"
                 )
-            if problem := option_problem(str(key), value):
+            if problem := option_problem(key, value):
                 raise ConfigError(f"trainer.toolrl.{key}: {problem}")
         return options
 

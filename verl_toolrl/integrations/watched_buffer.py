@@ -27,6 +27,7 @@ class WatchedBuffer:
     losses: LostShare
     _wanted = 0
     _counted = False
+    _began = False
 
     def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[KVBatchMeta, dict[str, Any]]:
         """Sample as verl does."""
@@ -42,8 +43,18 @@ class WatchedBuffer:
     def _evict_terminal_groups(self, global_steps: int, partition_id: str, eviction_reasons: _Reasons) -> Any:
         failed = eviction_reasons[2]
         if failed:
-            self.losses.failed(failed, self._wanted)
+            self.losses.failed(failed, max(self._wanted, self._prefetched(partition_id)))
         return super()._evict_terminal_groups(global_steps, partition_id, eviction_reasons)  # type: ignore[misc]
+
+    def _prefetched(self, partition_id: str) -> int:
+        """Return how many other prompts were started before the first batch; 0 once it is there.
+
+        The asynchronous trainers start several batches at once, of which those that fail end first.
+        """
+        if self._began:
+            return 0
+        states = (self.pending_keys, self.running_keys, self.finished_keys)  # type: ignore[attr-defined]
+        return sum(len(keys[partition_id]) for keys in states)
 
     def _clear_groups(self, partition_id: str, uids: set[str]) -> None:
         self.losses.forget(uids)
@@ -54,6 +65,7 @@ class WatchedBuffer:
         uids, snapshot, _ = selected
         chosen = set(uids)
         self._counted = True
+        self._began = self._began or partition_id == "train"
         self.losses.arrived(partition_id, uids, [key for key in snapshot if group_of(key) in chosen])
         return selected
 

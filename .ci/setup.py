@@ -291,6 +291,7 @@ def load_once() -> None:
     progress("setup: loading the stack once")
     # The bytecode is wanted here, whatever the shell says of others.
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+    environment["VERL_PLATFORM"] = "cpu"
     run = subprocess.run(
         [str(VENV_PYTHON), "-c", f"import {', '.join(SMOKE)}"],
         cwd=VENV,

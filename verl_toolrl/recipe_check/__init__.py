@@ -6,6 +6,7 @@
     names.py      names that nobody registered
     sizes.py      batch sizes that do not divide, lengths that the model cannot hold
     dataclasses.py  the dataclasses that verl will build, built
+    verl_base.py  verl's own configuration, which a recipe is compared with
     sources.py    which file sets a key, in which line, with which comment
     show.py       what a recipe changes against verl's defaults
     new.py        a commented start for a recipe of one's own

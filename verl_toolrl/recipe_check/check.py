@@ -16,24 +16,24 @@ from verl_toolrl.errors import ConfigError
 from verl_toolrl.launch.recipes import Composed, Recipe, compose, override_key
 from verl_toolrl.recipe_check.finding import Finding, Report
 from verl_toolrl.recipe_check.sources import Sources, sources_of
+from verl_toolrl.recipe_check.verl_base import engine_of, root_of, verl_base
 
 __all__ = ["check_recipe", "combinations"]
-
-_ENGINES = {"FSDP": "dp", "Mcore": "megatron", "VeOmni": "veomni", "TorchTitan": "torchtitan"}
-"""Beginning of the actor's dataclass -> verl's choice of `model_engine`."""
 
 
 def combinations(recipe: Recipe) -> list[list[str]]:
     """Return the overrides for every engine and rollout that a recipe has as groups; one empty list where it has none.
 
-    A recipe for the CPU is left as it is: it goes with FSDP and vLLM only, and says so.
+    Engines that `recipes/unsupported` refuses for the recipe's hardware are left out.
     """
     composed = compose(recipe, [])
     if "sft_backend" in composed.choices:
         return [[f"engine={engine}"] for engine in _options("sft_backend")]
-    if composed.hardware == "cpu" or not {"engine", "backend", "rollout"} <= composed.choices.keys():
+    if not {"engine", "backend", "rollout"} <= composed.choices.keys():
         return [[]]
-    engines, rollouts = (_options("backend"), _options("rollout"))
+    refused = _options("unsupported/engine")
+    engines = [engine for engine in _options("backend") if f"{composed.hardware}_{engine}" not in refused]
+    rollouts = _options("rollout")
     return [[f"engine={engine}", f"rollout={rollout}"] for engine, rollout in itertools.product(engines, rollouts)]
 
 
@@ -62,7 +62,7 @@ def check_recipe(recipe: Recipe, overrides: list[str]) -> Report:
 
 
 def _check(composed: Composed, sources: Sources) -> Iterator[Finding]:
-    root = "ppo_trainer" if "actor_rollout_ref" in composed.config else "sft_trainer_engine"
+    root = root_of(composed)
     if root == "sft_trainer_engine" and not {"engine", "model", "optim"} <= set(composed.config):
         yield Finding("defaults", "builds on neither /ppo_trainer nor /sft_trainer_engine, which the trainers read")
         return
@@ -72,7 +72,7 @@ def _check(composed: Composed, sources: Sources) -> Iterator[Finding]:
     yield from _left_to_give(composed, [finding.key for finding in broken])
     if config is None or errors:
         return
-    base = _verl_tree(root, _engine_choice(config, composed, root))
+    base = _verl_tree(root, engine_of(composed))
     if "engine" in composed.choices and root == "ppo_trainer":
         yield from _inert_engine(config.pop("engine"), composed.choices["engine"])
     yield from _compare(config, base, _plain(composed.config), root, sources)
@@ -83,13 +83,13 @@ def _compare(
 ) -> Iterator[Finding]:
     from verl_toolrl.recipe_check.dataclasses import RL_NODES, SFT_NODES, check_dataclasses
     from verl_toolrl.recipe_check.names import check_algorithm, check_names, check_reward, check_rollout, check_trainer
-    from verl_toolrl.recipe_check.sizes import check_sft_sizes, check_sizes
+    from verl_toolrl.recipe_check.sizes import check_sft_sizes, check_sizes, has_critic
     from verl_toolrl.recipe_check.tree import changed_values, unknown_keys
     from verl_toolrl.recipe_check.values import check_choices, check_dead, check_type
 
     wrong: list[Finding] = list(unknown_keys(config, base, _used_keys(raw)))
     for value in changed_values(config, base):
-        found = check_dead(value) or check_type(value)
+        found = check_dead(value) or check_type(value, supervised=root == "sft_trainer_engine")
         wrong += [found] if found else check_choices(value)
     yield from wrong
     keys = [finding.key for finding in wrong if finding.is_error]
@@ -103,18 +103,13 @@ def _compare(
         sizes = check_sizes if root == "ppo_trainer" else check_sft_sizes
         yield from sizes(config, base, sources.rank)
     nodes: tuple[str, ...] = RL_NODES if root == "ppo_trainer" else SFT_NODES
-    if root == "ppo_trainer" and not _has_critic(config):
+    if root == "ppo_trainer" and not has_critic(config):
         nodes = tuple(node for node in nodes if node != "critic")
     yield from check_dataclasses(config, base, nodes, lambda node: any(key.startswith(node) for key in keys))
 
 
 def _is_figure(finding: Finding) -> bool:
     return "is wanted" in finding.message and "integer" in finding.message
-
-
-def _has_critic(config: Mapping[str, Any]) -> bool:
-    enabled = config["critic"].get("enable")
-    return bool(enabled) if enabled is not None else config["algorithm"]["adv_estimator"] == "gae"
 
 
 def _inert_engine(node: Mapping[str, Any], choice: str) -> Iterator[Finding]:
@@ -196,21 +191,10 @@ def _platform(composed: Composed) -> Iterator[None]:
             os.environ["VERL_PLATFORM"] = before
 
 
-def _engine_choice(config: Mapping[str, Any], composed: Composed, root: str) -> str:
-    if root == "sft_trainer_engine":
-        return f"{composed.choices.get('engine', 'fsdp')},{composed.choices.get('optim', 'fsdp')}"
-    name = str(config["actor_rollout_ref"]["actor"].get("_target_", "")).rpartition(".")[2]
-    return next((engine for start, engine in _ENGINES.items() if name.startswith(start)), "dp")
-
-
 @functools.cache
 def _verl_tree(root: str, engine: str) -> dict[str, Any]:
     """verl's own configuration with an engine, resolved."""
-    if root == "ppo_trainer":
-        choices = [f"model_engine={engine}"]
-    else:
-        choices = [f"{group}={choice}" for group, choice in zip(("engine", "optim"), engine.split(","))]
-    tree, _ = _resolved(compose(Recipe(root), choices))
+    tree, _ = _resolved(verl_base(root, engine))
     assert tree is not None
     return tree
 

@@ -128,6 +128,12 @@ def check_trainer(config: Mapping[str, Any]) -> Iterator[Finding]:
             yield Finding(f"trainer.toolrl.{key}", f"unknown option{nearest(key, TRAINER_OPTIONS)}; known: {known}")
         elif problem := option_problem(str(key), value):
             yield Finding(f"trainer.toolrl.{key}", problem)
+    bypasses = select(config, "algorithm.rollout_correction.bypass_mode")
+    if options.get("log_prob_sample") is not None and not bypasses:  # integrations/log_probs.py: check_log_prob_sample
+        yield Finding(
+            "trainer.toolrl.log_prob_sample",
+            "the trainer refuses it without algorithm.rollout_correction.bypass_mode=true: set that, or null here",
+        )
     if options and not mode.startswith("toolrl_"):
         yield Finding(
             "trainer.toolrl", f"nothing reads it with trainer.v1.trainer_mode={mode}: take toolrl_{mode or 'sync'}"

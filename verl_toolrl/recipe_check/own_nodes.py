@@ -26,11 +26,28 @@ class _Lengths:
 
 
 @dataclass(frozen=True)
+class _Devices:
+    """A part of `launch.split`."""
+
+    nnodes: int
+    n_gpus_per_node: int
+
+
+@dataclass(frozen=True)
+class _Split:
+    """`launch.split`: which GPUs of the hardware train, and which only write, with mode=separate_async."""
+
+    trainer: _Devices
+    rollout: _Devices
+
+
+@dataclass(frozen=True)
 class _Launch:
     """`launch`: what the parts of a recipe tell each other, and what is looked at before a start."""
 
     model: _ModelFacts
     lengths: _Lengths
+    split: _Split
     offload: bool
     offload_ref: bool
     tensor_parallel: int

@@ -6,12 +6,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from verl_toolrl.launch.recipes import Composed, Recipe, compose, recipe_folder
+from verl_toolrl.launch.recipes import Composed, Recipe, recipe_folder
+from verl_toolrl.recipe_check.sizes import has_critic
 from verl_toolrl.recipe_check.sources import Sources, sources_of
+from verl_toolrl.recipe_check.verl_base import engine_of, root_of, verl_base
 
 __all__ = ["GROUPS", "Change", "changes", "group_options"]
 
-GROUPS = ("method", "model", "start", "engine", "rollout", "hardware", "variant", "overlay")
+GROUPS = ("method", "model", "start", "engine", "rollout", "hardware", "mode", "variant", "overlay")
 """The groups that a recipe is composed from, in the order in which a person chooses."""
 
 _SILENT = ("launch", "recipe", "model_engine")  # ours alone; not a change of verl
@@ -45,9 +47,9 @@ def changes(recipe: Recipe, composed: Composed) -> list[Change]:
 
     Values that only follow from another are left out, and so is the critic where none is trained.
     """
-    config, base = _resolved(composed), _resolved(_verl_tree(composed))
+    config, base = _resolved(composed), _resolved(verl_base(root_of(composed), engine_of(composed)))
     found = list(_changes(config, base, sources_of(recipe, composed), _resolved(composed, resolve=False)))
-    if composed.get("critic.enable") or composed.get("algorithm.adv_estimator") == "gae":
+    if has_critic(config):
         return found
     return [change for change in found if not change.key.startswith("critic.")]
 
@@ -80,11 +82,3 @@ def _changes(
                 yield Change(key, value, default, name not in base, setting.comment, str(shown))
             elif "${" not in str(written):  # no file sets it and it follows from nothing: an override
                 yield Change(key, value, default, name not in base, "command line", "")
-
-
-def _verl_tree(composed: Composed) -> Composed:
-    if "actor_rollout_ref" not in composed.config:
-        choices = [f"{group}={composed.choices.get(group, 'fsdp')}" for group in ("engine", "optim")]
-        return compose(Recipe("sft_trainer_engine"), choices)
-    strategy = composed.get("actor_rollout_ref.actor._target_", "")
-    return compose(Recipe("ppo_trainer"), ["model_engine=megatron"] if "Mcore" in strategy else [])

@@ -13,9 +13,17 @@ from typing import Any
 
 from verl_toolrl.recipe_check.finding import Finding
 
-__all__ = ["check_sft_sizes", "check_sizes", "model_facts", "select"]
+__all__ = ["GROUP_ESTIMATORS", "check_sft_sizes", "check_sizes", "has_critic", "model_facts", "select"]
 
 _ACTOR, _ROLLOUT, _CRITIC = "actor_rollout_ref.actor", "actor_rollout_ref.rollout", "critic"
+
+GROUP_ESTIMATORS = frozenset(
+    {
+        *("grpo", "grpo_vectorized", "grpo_passk", "rloo", "rloo_vectorized", "opo", "gpg", "gdpo", "toolrl_gdpo"),
+        *("reinforce_plus_plus_baseline", "optimal_token_baseline", "tir_optimal_token_baseline"),
+    }
+)
+"""Estimators that compare the rollouts of one prompt."""
 
 
 def select(config: Mapping[str, Any], key: str) -> Any:
@@ -26,6 +34,12 @@ def select(config: Mapping[str, Any], key: str) -> Any:
             return None
         node = node.get(part)
     return node
+
+
+def has_critic(config: Mapping[str, Any]) -> bool:
+    """Whether a critic is trained (trainer/ppo/utils.py: need_critic): as the recipe says, or where GAE wants one."""
+    enabled = select(config, "critic.enable")
+    return bool(enabled) if enabled is not None else select(config, "algorithm.adv_estimator") == "gae"
 
 
 def model_facts(config: Mapping[str, Any], node: str) -> dict[str, int]:
@@ -94,6 +108,7 @@ def check_sizes(config: Mapping[str, Any], base: Mapping[str, Any], rank: Callab
     world = (of("trainer.nnodes", 1) or 1) * (of("trainer.n_gpus_per_node", 1) or 1)
     yield from _devices(of, world)
     yield from _batches(of, world)
+    yield from _separate_async(of)
     yield from _lengths(of)
     yield from _group(of)
 
@@ -114,9 +129,7 @@ def _model_parallel(of: _Figures, role: str, engine: str) -> tuple[int, list[str
 
 def _roles(of: _Figures) -> Iterator[tuple[str, str]]:
     yield _ACTOR, "fsdp_config"
-    if select(of.config, "critic.enable") or (
-        select(of.config, "critic.enable") is None and select(of.config, "algorithm.adv_estimator") == "gae"
-    ):
+    if has_critic(of.config):
         yield _CRITIC, "fsdp"
 
 
@@ -186,14 +199,46 @@ def _batches(of: _Figures, world: int) -> Iterator[Finding]:
             )
         elif micro and not select(of.config, f"{role}.use_dynamic_bsz") and mini * n // copies % micro:
             yield Finding(micro_key, f"{mini * n // copies} rows a device and update do not divide by {micro}")
-    if str(select(of.config, "trainer.v1.trainer_mode") or "").endswith("separate_async"):
-        every = of("trainer.v1.separate_async.parameter_sync_step", 1) or 1
-        mini = of(f"{_ACTOR}.ppo_mini_batch_size", 0) or 0
-        if train != every * mini:  # trainer/ppo/v1/trainer_separate_async.py
-            yield Finding(
-                "trainer.v1.separate_async.parameter_sync_step",
-                f"data.train_batch_size={train} must be parameter_sync_step={every} x ppo_mini_batch_size={mini}",
-            )
+
+
+def _separate_async(of: _Figures) -> Iterator[Finding]:
+    """Yield what trainer/ppo/v1/trainer_separate_async.py asserts before it starts, and what it fails on later."""
+    mode = str(select(of.config, "trainer.v1.trainer_mode") or "")
+    if not mode.endswith("separate_async"):
+        return
+    why = f"trainer.v1.trainer_mode={mode}"
+    train, mini = of("data.train_batch_size"), of(f"{_ACTOR}.ppo_mini_batch_size", 0) or 0
+    every = of("trainer.v1.separate_async.parameter_sync_step", 1) or 1
+    if train is not None and train != every * mini:
+        yield Finding(
+            "trainer.v1.separate_async.parameter_sync_step",
+            f"data.train_batch_size={train} must be parameter_sync_step={every} x ppo_mini_batch_size={mini}",
+        )
+    yield from _rollout_devices(of, why)
+    if select(of.config, f"{_ROLLOUT}.checkpoint_engine.backend") == "naive":
+        yield Finding(
+            f"{_ROLLOUT}.checkpoint_engine.backend",
+            f"{why} sends weights to other GPUs, which naive cannot: nccl, nixl or mooncake is wanted",
+        )
+    model = "reward.reward_model"
+    if select(of.config, f"{model}.enable") and not select(of.config, f"{model}.enable_resource_pool"):
+        yield Finding(f"{model}.enable_resource_pool", f"{why} wants a reward model on GPUs of its own (true)")
+    if select(of.config, "actor_rollout_ref.hybrid_engine") is False:
+        yield Finding(  # logger.info(..., flush=True) in _setup
+            "actor_rollout_ref.hybrid_engine", f"{why} ends with a TypeError in verl 0.9.1 where it is false"
+        )
+
+
+def _rollout_devices(of: _Figures, why: str) -> Iterator[Finding]:
+    """Yield what is wrong with the devices that only write."""
+    keys = (f"{_ROLLOUT}.nnodes", f"{_ROLLOUT}.n_gpus_per_node")
+    for key in keys:
+        if (of(key, 0) or 0) < 1:
+            yield Finding(key, f"{why} gives the rollout GPUs of its own: 1 or more is wanted, not {of(key)}")
+    own = (of(keys[0], 0) or 0) * (of(keys[1], 0) or 0)
+    server = (of(f"{_ROLLOUT}.tensor_model_parallel_size", 1) or 1) * (of(f"{_ROLLOUT}.data_parallel_size", 1) or 1)
+    if own % server:  # workers/rollout/llm_server.py divides and forgets the rest
+        yield Finding(keys[1], f"{own} GPUs of the rollout cannot be shared out to rollout servers of {server}")
 
 
 def _lengths(of: _Figures) -> Iterator[Finding]:
@@ -224,7 +269,7 @@ def _lengths(of: _Figures) -> Iterator[Finding]:
 
 def _group(of: _Figures) -> Iterator[Finding]:
     estimator = str(select(of.config, "algorithm.adv_estimator") or "")
-    if estimator.startswith(("grpo", "rloo", "gdpo", "opo")) and of(f"{_ROLLOUT}.n", 1) == 1:
+    if estimator in GROUP_ESTIMATORS and of(f"{_ROLLOUT}.n", 1) == 1:
         yield Finding(
             f"{_ROLLOUT}.n",
             f"algorithm.adv_estimator={estimator} compares the rollouts of a prompt: 2 or more are wanted",

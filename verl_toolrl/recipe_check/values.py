@@ -51,9 +51,12 @@ _ALSO: dict[str, tuple[Any, ...]] = {
     "data.val_files": (str, list, type(None)),
     "trainer.v1.colocate_async.num_warmup_batches": (int, float),
     "trainer.v1.separate_async.num_warmup_batches": (int, float),
+    "model.target_modules": (str, list),
+}
+# The RL trainer compares both with 0, which a text ends after the first step.
+_ALSO_SUPERVISED: dict[str, tuple[Any, ...]] = {
     "trainer.save_freq": (int, typing.Literal["after_each_epoch"]),
     "trainer.test_freq": (int, typing.Literal["after_each_epoch"]),
-    "model.target_modules": (str, list),
 }
 _OPTIONAL: dict[str, type] = {
     "trainer.total_training_steps": int,
@@ -72,12 +75,18 @@ _OPTIONAL: dict[str, type] = {
 """Type of values whose default is none and that no dataclass describes."""
 
 
-def check_type(value: Value) -> Finding | None:
-    """Return what is wrong with the type of a changed value, or None."""
+def check_type(value: Value, *, supervised: bool = False) -> Finding | None:
+    """Return what is wrong with the type of a changed value, or None.
+
+    Args:
+        value: A value that differs from verl's.
+        supervised: Whether the supervised trainer reads it, which takes more in two places.
+    """
+    also = {**_ALSO, **_ALSO_SUPERVISED} if supervised else _ALSO
     if isinstance(value.value, str) and value.value == "???":
         return None
-    if value.key in _ALSO:
-        wanted: Any = typing.Union[_ALSO[value.key]]  # noqa: UP007
+    if value.key in also:
+        wanted: Any = typing.Union[also[value.key]]  # noqa: UP007
     elif value.hint is not None and value.hint is not Any:
         wanted = value.hint
     elif value.default is not None and value.default != "???":
@@ -126,6 +135,8 @@ def _name(hint: Any) -> str:
     options = typing.get_args(hint)
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         return " or ".join("null" if option is type(None) else _name(option) for option in options)
+    if typing.get_origin(hint) is typing.Literal:
+        return " or ".join(map(repr, options))
     return {"bool": "true or false", "int": "an integer", "float": "a number", "str": "a text", "list": "a list"}.get(
         getattr(hint, "__name__", ""), str(hint)
     )

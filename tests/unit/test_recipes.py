@@ -88,6 +88,22 @@ def test_what_the_hardware_wants_reaches_the_keys_of_both_engines(
     assert composed.get("trainer.nnodes") * composed.get("trainer.n_gpus_per_node") == devices
 
 
+@pytest.mark.parametrize("mode", ["sync", "colocate_async", "separate_async"])
+def test_a_mode_is_one_word(mode: str) -> None:
+    composed = compose(find_recipe("tool_agent/grpo"), [f"mode={mode}"])
+    assert composed.get("trainer.v1.trainer_mode") == f"toolrl_{mode}"
+    correction = composed.get("algorithm.rollout_correction.rollout_is")
+    assert correction == (None if mode == "sync" else "token")
+
+
+def test_the_recipe_with_step_level_credit_trains_a_critic() -> None:
+    ppo, grpo = (compose(find_recipe(f"tool_agent/{name}"), []) for name in ("ppo", "grpo"))
+    assert [ppo.get("algorithm.adv_estimator"), grpo.get("algorithm.adv_estimator")] == ["gae", "grpo"]
+    assert ppo.get("critic.model.path") == ppo.get("actor_rollout_ref.model.path")
+    for composed in (ppo, grpo):
+        assert composed.get("reward.reward_kwargs.reward") == "steptool"
+
+
 def test_a_model_with_odd_heads_is_not_split() -> None:
     composed = compose(find_recipe("toolrl/grpo"), ["model=smollm2", "engine=megatron"])
     # 9 heads and 3 key-value heads: no share of 2.
@@ -98,6 +114,7 @@ def test_a_model_with_odd_heads_is_not_split() -> None:
     ("overrides", "reason"),
     [
         (["hardware=cpu", "engine=megatron"], "engine=megatron needs CUDA"),
+        (["hardware=gpu1", "mode=separate_async"], "needs two GPUs"),
         (["model_engine=megatron"], "chosen by engine=megatron"),
         (["model_engine=veomni"], "not model_engine=veomni"),
     ],
@@ -138,6 +155,13 @@ def test_show_prints_value_default_and_reason() -> None:
     ]
     # Without a critic its settings are left out, as are values that only follow from others.
     assert not [line for line in lines if "critic." in line or "prometheus" in line]
+
+
+def test_show_compares_with_verls_own_tree_of_the_same_engine() -> None:
+    lines = run("recipes", "show", "toolrl/ppo", "engine=megatron", "critic.optim.lr=2e-5").splitlines()
+    # A critic is trained, so what is changed of it is shown, and nothing that only FSDP has.
+    assert [line for line in lines if "critic.optim.lr " in line]
+    assert not [line for line in lines if "fsdp" in line and "engine=" not in line]
 
 
 def test_show_fits_on_a_screen() -> None:

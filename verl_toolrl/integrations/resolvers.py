@@ -9,7 +9,15 @@ from omegaconf import OmegaConf
 
 from verl_toolrl.errors import ConfigError
 
-__all__ = ["cpu_dtype", "divisor", "require_platform", "smollm2_folder", "tiny_model_folder", "token_budget", "unsupported"]
+__all__ = [
+    "cpu_dtype",
+    "divisor",
+    "require_platform",
+    "smollm2_folder",
+    "tiny_model_folder",
+    "token_budget",
+    "unsupported",
+]
 
 
 def require_platform(name: str, value: object) -> object:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -71,26 +73,52 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line)["data"] for line in path.read_text().splitlines()]
 
 
+def beside_other_workers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all processes of this test run share."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Held by a file whose runs need most of a small machine's memory."""
+    with open(beside_other_workers(tmp_path_factory) / "training.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 @pytest.fixture(scope="session")
 def warm_model(
     task: dict[str, Path], smollm2: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, list[float]]:
     """The model after a short supervised warm-up by verl's own SFT trainer, and the loss of each step."""
     pytest.importorskip("verl", reason="needs verl")
-    folder = tmp_path_factory.mktemp("warmup")
+    folder = beside_other_workers(tmp_path_factory) / "warmup"
+    with open(folder.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "metrics.jsonl").exists():
+            warm_up(folder, task["sft"], smollm2)
+    losses = [metrics["train/loss"] for metrics in read_metrics(folder / "metrics.jsonl") if "train/loss" in metrics]
+    return folder / "global_step_5" / "huggingface", losses
+
+
+def warm_up(folder: Path, rows: Path, model: Path) -> None:
+    """Five supervised steps; the folder appears when they are done."""
+    unfinished = folder.with_suffix(".unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir()
     command = [
         *(sys.executable, "-m", "verl_toolrl.integrations.cpu.sft", "--config-name", "toolrl/quickstart_sft"),
-        f"data.train_files={task['sft']}",
-        f"model.path={smollm2}",
-        f"trainer.default_local_dir={folder}",
+        f"data.train_files={rows}",
+        f"model.path={model}",
+        f"trainer.default_local_dir={unfinished}",
         "trainer.total_training_steps=5",
         "data.max_length=512",
     ]
-    environment = {**os.environ, "VERL_PLATFORM": "cpu", "VERL_FILE_LOGGER_PATH": str(folder / "metrics.jsonl")}
-    done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=900)
+    environment = {**os.environ, "VERL_PLATFORM": "cpu", "VERL_FILE_LOGGER_PATH": str(unfinished / "metrics.jsonl")}
+    done = subprocess.run(command, env=environment, cwd=unfinished, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    losses = [metrics["train/loss"] for metrics in read_metrics(folder / "metrics.jsonl") if "train/loss" in metrics]
-    return folder / "global_step_5" / "huggingface", losses
+    unfinished.rename(folder)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""For what starts processes or imports verl: without a GPU, on as many cores as there are."""
+"""For what starts processes or imports verl: without a GPU, the files side by side on as many cores as there are."""
 
 from __future__ import annotations
 
@@ -8,15 +8,9 @@ import pytest
 
 os.environ.setdefault("VERL_PLATFORM", "cpu")
 
-# Runs that fill the memory of a small machine, and what shares a model with them: one after the other.
-TRAINING = ("test_training_on_cpu", "test_tool_training", "test_evaluate")
+# The two files with long trainings, one first and one last, so that neither waits for the other (fixture `alone`).
+ORDER = {"test_training_on_cpu": 0, "test_tool_training": 2}
 
 
-# Before pytest-xdist's own, which writes the group into the names of the tests.
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let the tests of a file run in one process, so that what a file prepares is prepared once."""
-    for item in items:
-        name = item.path.stem
-        if item.path.parent.name == "integration":
-            item.add_marker(pytest.mark.xdist_group("training" if name in TRAINING else name))
+    items.sort(key=lambda item: ORDER.get(item.path.stem, 1))

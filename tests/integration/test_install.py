@@ -177,6 +177,7 @@ ABSENT = (
     "hypothesis",
     "mypy",
     "pytest-timeout",
+    "pytest-xdist",
     "ruff",
     "types-PyYAML",
 )

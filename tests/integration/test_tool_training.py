@@ -62,6 +62,7 @@ def rows(sample_rows: Callable[..., list[dict[str, str]]]) -> list[dict[str, Any
 @pytest.fixture(scope="module")
 def run(
     warm_model: tuple[Path, list[float]],
+    alone: None,
     sample_rows: Callable[..., list[dict[str, str]]],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[Path, list[dict[str, Any]]]:

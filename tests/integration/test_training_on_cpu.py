@@ -55,7 +55,10 @@ def test_supervised_warm_up_teaches_the_form(warm_model: tuple[Path, list[float]
 
 @pytest.fixture(scope="module")
 def grpo(
-    task: dict[str, Path], warm_model: tuple[Path, list[float]], tmp_path_factory: pytest.TempPathFactory
+    task: dict[str, Path],
+    warm_model: tuple[Path, list[float]],
+    alone: None,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[Path, list[dict[str, Any]]]:
     folder = tmp_path_factory.mktemp("grpo") / "run"
     steps = train(
@@ -105,7 +108,7 @@ def test_a_run_that_ended_leaves_no_process(grpo: tuple[Path, list[dict[str, Any
     assert [] == processes_of(grpo[0])
 
 
-def test_ppo_updates_actor_and_critic(tiny_model: Path, task: dict[str, Path], tmp_path: Path) -> None:
+def test_ppo_updates_actor_and_critic(tiny_model: Path, alone: None, task: dict[str, Path], tmp_path: Path) -> None:
     steps = train(
         tmp_path / "run",
         *data_overrides(task),

@@ -34,6 +34,12 @@ def note(name):
     with open(notes, "a") as file:
         file.write(f"{name} {os.getpid()} {start}\\n")
 
+def wait_for_the_keeper():
+    # The keeper looks once a second, later where the machine is busy; what it never saw it cannot remove.
+    run = os.path.join(os.path.dirname(os.environ["VERL_FILE_LOGGER_PATH"]), "run.json")
+    while not json.load(open(run))["attempts"][-1].get("segments"):
+        time.sleep(0.1)
+
 def child(name, *, twice=False, empty=False, deaf=False, title=None):
     if os.fork():
         return
@@ -75,10 +81,10 @@ with open(os.environ["VERL_FILE_LOGGER_PATH"], "w") as file:
     file.write(json.dumps({"step": 1, "data": data}) + "\\n")
 print("Training Progress:   0%|          | 0/2 [00:00<?, ?it/s]")
 if mode == "finish":
-    time.sleep(1.5)
+    wait_for_the_keeper()
     sys.exit(0)
 if mode == "fail":
-    time.sleep(1.5)
+    wait_for_the_keeper()
     raise RuntimeError("the engine could not be started")
 if mode == "deaf":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

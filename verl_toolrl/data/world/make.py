@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from verl_toolrl.data.world.offers import described, finds_anything, offer, unrelated
+from verl_toolrl.data.world.offers import described, finds_anything, offer, shared_lists, unrelated
 from verl_toolrl.data.world.rows import RowWriter, count_words
 from verl_toolrl.data.world.spec import WorldSpec
 from verl_toolrl.data.world.splits import (
@@ -113,6 +113,22 @@ class _Maker:
         self.tasks: dict[str, list[Task]] = {split: [] for split in SPLITS}
         self.offered: dict[str, list[list[str]]] = {split: [] for split in SPLITS}
         self.asked: set[str] = set()
+        self.lists = None if spec.lists is None else [*self._lists("seen"), *self._lists("unseen")]
+
+    def _lists(self, split: str) -> list[list[Tool]]:
+        """Draw the lists that the rows of a split share."""
+        wanted, others = (self.unseen, self.tools) if split == "unseen" else (self.seen, self.seen)
+        draw, count = Random(f"{self.spec.seed}/lists/{split}"), self.spec.lists or 0
+        return shared_lists(draw, wanted, others, count=count, sizes=self.spec.tools) if wanted else []
+
+    def _offer(self, draw: Random, needed: Sequence[Tool], others: Sequence[Tool], size: int) -> list[Tool] | None:
+        """Return a list with the needed tools and others; None if no shared list has all of the first and nothing
+        beyond the second."""
+        if self.lists is None:
+            return offer(draw, needed, others, size)
+        names, allowed = {tool.name for tool in needed}, {tool.name for tool in (*needed, *others)}
+        fitting = [each for each in self.lists if names <= {tool.name for tool in each} <= allowed]
+        return draw.choice(fitting) if fitting else None
 
     def fill(self, split: str) -> None:
         """Make the rows of one split."""
@@ -171,29 +187,41 @@ class _Maker:
         held_out, size = split in HELD_OUT, draw.randint(*self.spec.tools)
         others = self.tools if split == "unseen" else self.seen
         if kind is Kind.TALK:
-            return talk_task(draw), offer(draw, (), others, size)
+            return _together(talk_task(draw), self._offer(draw, (), others, size))
         if kind is Kind.MISSING:
             return self._missing(subject, held_out, draw, size)
         subjects = [subject]
         if kind is Kind.PARALLEL:
-            pool = self.unseen if split == "unseen" else self.seen
+            pool = self._partners(subject.tool, self.unseen if split == "unseen" else self.seen)
             more = draw.randint(1, self.spec.max_calls - 1)
             subjects += [self.subjects[draw.choice(pool).name] for _ in range(more)]
         task = call_task(kind, subjects, draw, held_out=held_out)
         if task is None:
             return None
         needed = {call.name: self.subjects[call.name].tool for call in task.calls}
-        return task, offer(draw, list(needed.values()), others, size)
+        return _together(task, self._offer(draw, list(needed.values()), others, size))
+
+    def _partners(self, tool: Tool, pool: Sequence[Tool]) -> Sequence[Tool]:
+        """Return the tools that may be needed together with one."""
+        if self.lists is None:
+            return pool
+        names = {other.name for each in self.lists if tool in each for other in each}
+        return [other for other in pool if other.name in names]
 
     def _missing(self, subject: Subject, held_out: bool, draw: Random, size: int) -> tuple[Task, list[Tool]] | None:
         """Draw a wish for a tool that is not on the list: one of the set, or one that no set has."""
         free = [tool for tool in self.seen if unrelated(tool, subject.tool)]
         if free and draw.random() < 0.5:
             ask = subject.ask(draw, held_out=held_out)
-            return unserved_task(ask.text, new_wording=ask.new_wording), offer(draw, (), free, size)
-        tools = offer(draw, (), [tool for tool in self.seen if not finds_anything(tool)], size)
-        wish = some_wish(draw, described(tools))
-        return None if wish is None else (unserved_task(wish), tools)
+            task = unserved_task(ask.text, new_wording=ask.new_wording)
+            return _together(task, self._offer(draw, (), free, size))
+        tools = self._offer(draw, (), [tool for tool in self.seen if not finds_anything(tool)], size)
+        wish = some_wish(draw, described(tools)) if tools else None
+        return None if wish is None else _together(unserved_task(wish), tools)
+
+
+def _together(task: Task, tools: list[Tool] | None) -> tuple[Task, list[Tool]] | None:
+    return None if tools is None else (task, tools)
 
 
 class _Turns:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from random import Random
 
+from verl_toolrl.errors import ConfigError
 from verl_toolrl.toolbox import Tool
 
-__all__ = ["could_serve", "described", "finds_anything", "offer", "unrelated"]
+__all__ = ["could_serve", "described", "finds_anything", "offer", "shared_lists", "unrelated"]
 
 _RIVALS = tuple(
     frozenset(pair)
@@ -77,6 +79,40 @@ def offer(draw: Random, needed: Sequence[Tool], others: Sequence[Tool], size: in
     chosen = [*needed, *draw.sample(free, min(len(free), max(0, size - len(needed))))]
     draw.shuffle(chosen)
     return chosen
+
+
+def shared_lists(
+    draw: Random, wanted: Sequence[Tool], others: Sequence[Tool], *, count: int, sizes: tuple[int, int]
+) -> list[list[Tool]]:
+    """Return lists that rows can share: any tool on one may be needed, so none may serve in place of another.
+
+    Args:
+        draw: Source of chance.
+        wanted: Tools that rows call. Each list holds at least one of them, and they stand on about equally many.
+        others: Tools for the rest of a list.
+        count: Lists.
+        sizes: Least and most tools on a list; shorter if too few go together.
+
+    Raises:
+        ConfigError: If a wanted tool would stand on no list.
+    """
+    used: Counter[str] = Counter()
+    lists = []
+    for _ in range(count):
+        chosen: list[Tool] = []
+        for pool, size in ((wanted, 1), (others, draw.randint(*sizes))):
+            for tool in sorted(draw.sample(pool, len(pool)), key=lambda each: used[each.name]):
+                if len(chosen) >= size:
+                    break
+                if not any(tool.name == other.name or could_serve(tool, other) for other in chosen):
+                    chosen.append(tool)
+        used.update(tool.name for tool in chosen)
+        draw.shuffle(chosen)
+        lists.append(chosen)
+    missing = [tool.name for tool in wanted if not used[tool.name]]
+    if missing:
+        raise ConfigError(f"{count} lists of {sizes[0]} to {sizes[1]} tools have no place for {', '.join(missing)}")
+    return lists
 
 
 def _function(tool: Tool) -> str:

@@ -41,6 +41,9 @@ class WorldSpec:
     """In which the supervised rows of the native format write calls."""
     tools: tuple[int, int] = (2, 3)
     """Least and most tools on a list."""
+    lists: int | None = None
+    """Lists that the rows share, as where an assistant has one set of tools for all its users; None for one a row.
+    Prompts that begin alike are computed once by an engine that caches prefixes. As many again hold the unseen tools."""
     max_calls: int = 2
     """Calls at most in a row with parallel calls."""
     mix: Mapping[Kind, float] = field(default_factory=lambda: dict(DEFAULT_MIX))
@@ -63,5 +66,7 @@ class WorldSpec:
         least, most = self.tools
         if not 1 <= least <= most:
             raise ConfigError(f"tools on a list: wanted 1 <= least <= most, found {least} to {most}")
+        if self.lists is not None and self.lists < 1:
+            raise ConfigError(f"lists must be at least 1, found {self.lists}")
         if self.max_calls < 2:
             raise ConfigError(f"max_calls must be at least 2, found {self.max_calls}")

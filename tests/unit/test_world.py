@@ -25,9 +25,10 @@ from verl_toolrl.toolbox import Tool, Toolbox
 from verl_toolrl.trajectory import Outcome
 
 
-@pytest.fixture(scope="module")
-def world() -> World:
-    return make_world(WorldSpec(seed=3, train=300, sft=40, seen=150, unseen=80, no_tool=60, tools=(2, 4)))
+@pytest.fixture(scope="module", params=[None, 14], ids=["a list a row", "shared lists"])
+def world(request: pytest.FixtureRequest) -> World:
+    sizes = {"train": 300, "sft": 40, "seen": 150, "unseen": 80, "no_tool": 60}
+    return make_world(WorldSpec(seed=3, **sizes, tools=(2, 4), lists=request.param))
 
 
 def test_every_right_call_is_valid_and_runs(world: World) -> None:
@@ -82,6 +83,23 @@ def test_the_right_tools_are_offered_and_a_missing_one_is_not(world: World) -> N
             assert {call.name for call in task.calls} <= set(offered)
             assert 1 <= len(offered) <= 4 and len(set(offered)) == len(offered)
             assert task.kind.has_calls == bool(task.calls) and bool(task.calls) != bool(task.answer)
+
+
+def test_rows_share_the_lists_that_were_asked_for() -> None:
+    world = make_world(WorldSpec(train=100, sft=20, seen=40, unseen=40, no_tool=10, lists=12))
+    lists = {split: {tuple(names) for names in offered} for split, offered in world.offered.items()}
+    seen = lists["train"] | lists["sft"] | lists["seen"] | lists["no_tool"]
+    assert 12 == len(seen) and len(lists["unseen"]) <= 12
+    assert all(set(world.unseen_tools) & set(names) for names in lists["unseen"])
+    prompts = {row["prompt"][0]["content"] for row in world.splits["train"]}
+    assert len(prompts) == len(lists["train"])
+
+
+def test_lists_on_which_some_tool_has_no_place_are_refused() -> None:
+    with pytest.raises(ConfigError, match="3 lists of 2 to 3 tools have no place for .*query"):
+        make_world(WorldSpec(lists=3))
+    with pytest.raises(ConfigError, match="lists must be at least 1, found 0"):
+        WorldSpec(lists=0)
 
 
 def test_held_out_rows_with_calls_and_without_stand_apart(world: World) -> None:

@@ -70,7 +70,7 @@ class Sizes:
     """GRPO steps of 8 prompts with 4 rollouts."""
 
 
-FULL = Sizes(seen=256, unseen=64, no_tool=32, warm_up=10, steps=16)
+FULL = Sizes(seen=256, unseen=64, no_tool=32, warm_up=8, steps=16)
 FAST = Sizes(seen=32, unseen=16, no_tool=8, warm_up=8, steps=4)
 ROWS_A_STEP = 8
 LISTS = 12

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import pytest
 
@@ -13,7 +16,9 @@ import torch
 from tensordict import TensorDict
 from transformers import LlamaConfig, LlamaForCausalLM
 from verl.utils import tensordict_utils as tu
+from verl.workers.config import FSDPActorConfig, FSDPOptimizerConfig
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
+from verl.workers.utils.losses import ppo_loss
 
 from verl_toolrl.integrations.cpu.engines import CPUEngineWithLMHead
 
@@ -104,3 +109,63 @@ def test_a_row_that_trains_nothing_is_computed_without_harm() -> None:
     data["loss_mask"] = torch.nested.as_nested_tensor(masks, layout=torch.jagged)
     log_probs, entropy, gradient = run(CPUEngineWithLMHead, data)
     assert log_probs.isfinite().all() and entropy.isfinite().all() and gradient.isfinite().all()
+
+
+def update(engine_class: type[FSDPEngineWithLMHead], idle: tuple[int, ...], **options: Any) -> dict[str, Any]:
+    """Return loss, metrics and gradient of a forward and a backward pass; the advantages of `idle` rows are 0."""
+    config = FSDPActorConfig(
+        strategy="fsdp2", rollout_n=1, ppo_mini_batch_size=5, ppo_micro_batch_size_per_gpu=5, use_dynamic_bsz=False,
+        optim=FSDPOptimizerConfig(lr=1e-3), **options,
+    )  # fmt: skip
+    data = micro_batch("response", 1.0)
+    generator = torch.Generator().manual_seed(2)
+
+    def per_token(make: Callable[[int, int], torch.Tensor]) -> torch.Tensor:
+        return torch.nested.as_nested_tensor([make(i, r) for i, r in enumerate(RESPONSES)], layout=torch.jagged)
+
+    rows = data["input_ids"].unbind()
+    data["prompts"] = torch.nested.as_nested_tensor([r[:p] for r, p in zip(rows, PROMPTS)], layout=torch.jagged)
+    data["responses"] = torch.nested.as_nested_tensor([r[p:] for r, p in zip(rows, PROMPTS)], layout=torch.jagged)
+    data["response_mask"] = per_token(lambda _, r: torch.ones(r))
+    data["old_log_probs"] = per_token(lambda _, r: -torch.rand(r, generator=generator) - 3)
+    data["advantages"] = per_token(lambda i, r: torch.full((r,), 0.0 if i in idle else (-1.0) ** i * (i + 1)))
+    data["ref_log_prob"] = data["old_log_probs"]
+    tu.assign_non_tensor(data, dp_size=1, batch_num_tokens=sum(RESPONSES), global_batch_size=5)
+    tu.assign_non_tensor(data, calculate_entropy=config.entropy_coeff > 0)
+    engine = object.__new__(engine_class)
+    engine.module, engine.pad_to_length, engine.use_ulysses_sp = tiny_model(), False, False
+    engine.engine_config = type("Config", (), {"entropy_checkpointing": False})()
+    engine._autocast_dtype = torch.float32
+    engine.get_data_parallel_group = lambda: None
+    computed = 0
+
+    def count(module: torch.nn.Module, args: Any, inputs: dict[str, Any]) -> None:
+        nonlocal computed
+        computed += inputs["input_ids"].numel()
+
+    engine.module.register_forward_pre_hook(count, with_kwargs=True)
+    loss, _ = engine.forward_step(data, loss_function=partial(ppo_loss, config=config), forward_only=False)
+    loss.backward()
+    gradients = {name: parameter.grad for name, parameter in engine.module.named_parameters()}
+    return {"loss": loss.detach(), "gradients": gradients, "computed": computed}
+
+
+@pytest.mark.parametrize("idle", [(), (1,), (0, 3, 4), (0, 2), (0, 1, 2, 3, 4)])
+def test_rows_without_advantage_change_no_gradient_and_are_not_computed(idle: tuple[int, ...]) -> None:
+    expected, actual = update(FSDPEngineWithLMHead, idle), update(CPUEngineWithLMHead, idle)
+    torch.testing.assert_close(actual["loss"], expected["loss"], atol=1e-6, rtol=1e-5)
+    for name, gradient in expected["gradients"].items():
+        torch.testing.assert_close(actual["gradients"][name], gradient, atol=1e-6, rtol=1e-5, msg=name)
+    if idle:
+        assert actual["computed"] < update(CPUEngineWithLMHead, ())["computed"]
+    if len(idle) == len(RESPONSES):
+        assert 1 == actual["computed"]
+        assert not any(gradient.any() for gradient in actual["gradients"].values())
+
+
+@pytest.mark.parametrize(
+    "options", [{"entropy_coeff": 0.1}, {"use_kl_loss": True}, {"policy_loss": {"loss_mode": "gpg"}}]
+)
+def test_rows_without_advantage_are_computed_where_the_loss_may_need_them(options: dict[str, Any]) -> None:
+    all_rows = update(CPUEngineWithLMHead, (), **options)["computed"]
+    assert all_rows == update(CPUEngineWithLMHead, (0, 3, 4), **options)["computed"]

@@ -38,7 +38,8 @@ def make(
     dialect: Annotated[str, typer.Option(help="How supervised rows of the native format write calls.")] = "hermes",
     tools: Annotated[str, typer.Option(help="Tools on a row's list: a number or a range, such as 2-3.")] = "2-3",
     lists: Annotated[
-        int | None, typer.Option(min=1, help="Lists that the rows share (quicker with prefix caching). By default one a row.")
+        int | None,
+        typer.Option(min=1, help="Lists of tools that the rows share (one set for many users). By default one a row."),
     ] = None,
     max_calls: Annotated[int, typer.Option(min=2, help="Calls at most in a row with parallel calls.")] = 2,
     mix: Annotated[

@@ -113,8 +113,8 @@ def _cpu_engine() -> dict[str, Any]:
     from verl_toolrl.integrations.cpu.precision import fast_dtype
 
     return {
-        "kv_cache_memory_bytes": 1 << 30,
-        "max_num_seqs": 64,
+        "kv_cache_memory_bytes": 3 << 29,
+        "max_num_seqs": 128,
         "dtype": fast_dtype(),
         # Rows whose prompts begin alike share whole blocks; vLLM's 128 tokens a block leave most unshared.
         "enable_prefix_caching": True,

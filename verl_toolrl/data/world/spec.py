@@ -43,7 +43,7 @@ class WorldSpec:
     """Least and most tools on a list."""
     lists: int | None = None
     """Lists that the rows share, as where an assistant has one set of tools for all its users; None for one a row.
-    Prompts that begin alike are computed once by an engine that caches prefixes. As many again hold the unseen tools."""
+    An engine that caches prefixes reads each list once. As many again hold the unseen tools."""
     max_calls: int = 2
     """Calls at most in a row with parallel calls."""
     mix: Mapping[Kind, float] = field(default_factory=lambda: dict(DEFAULT_MIX))

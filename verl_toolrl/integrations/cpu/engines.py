@@ -5,6 +5,7 @@ Both take part in verl's engine registry and change nothing of what the loss see
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from verl.utils.torch_dtypes import PrecisionType
 from verl.utils.torch_functional import entropy_from_logits
 from verl.workers.engine import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead, FSDPEngineWithValueHead
+from verl.workers.utils.losses import ppo_loss
 
 __all__ = ["CPUEngineWithLMHead", "CPUEngineWithValueHead"]
 
@@ -35,19 +37,31 @@ class CPUEngineWithLMHead(FSDPEngineWithLMHead):
     logits. The probabilities and their gradients are the same up to rounding (tests/integration/test_cpu_engines.py).
     With 4 rollouts, 550 prompt tokens and 110 response tokens that is 990 tokens instead of 2,640. The prompt's part of
     the result, which no loss reads, is 0.
+
+    Rows whose advantages are all 0 (groups with equal rewards, a third of them and more late in a run) have no gradient
+    where the loss is nothing but the policy's: they are left out of an update, and count with their old log-probs.
     """
 
+    _skips_idle = False
+    """Whether the forward pass that is under way is for a loss in which a row without advantage has no part."""
     _logits_wanted: _Packed | None = None
     """The micro batch whose logits the forward pass that is under way is asked for; None: all of them."""
     _hooked: torch.nn.Module | None = None
     """The head that `_keep_wanted` is registered with."""
+
+    def forward_step(self, micro_batch: TensorDict, loss_function: Any, forward_only: bool) -> Any:
+        self._skips_idle = not forward_only and _is_policy_loss_alone(loss_function)
+        try:
+            return super().forward_step(micro_batch, loss_function=loss_function, forward_only=forward_only)
+        finally:
+            self._skips_idle = False
 
     def prepare_model_inputs(self, micro_batch: TensorDict) -> tuple[dict[str, Any], dict[str, Any]]:
         self._logits_wanted = None
         if not self._can_share_prompts(micro_batch):
             inputs: tuple[dict[str, Any], dict[str, Any]] = super().prepare_model_inputs(micro_batch)
             return inputs
-        packed = _pack(micro_batch)
+        packed = _pack(micro_batch, idle=_idle_rows(micro_batch) if self._skips_idle else ())
         head = self.module.get_output_embeddings()
         if self._hooked is not head:
             head.register_forward_pre_hook(self._keep_wanted)
@@ -96,7 +110,27 @@ class CPUEngineWithLMHead(FSDPEngineWithLMHead):
         if tu.get_non_tensor_data(data=micro_batch, key="calculate_entropy", default=False):
             per_token["entropy"] = entropy_from_logits(logits)
         offsets = micro_batch["input_ids"].offsets()
-        return {key: _unpack(value, packed, offsets) for key, value in per_token.items()}
+        known = {row: micro_batch["old_log_probs"][row] for row in packed.idle}
+        return {key: _unpack(value, packed, offsets, known) for key, value in per_token.items()}
+
+
+def _is_policy_loss_alone(loss_function: Any) -> bool:
+    """Whether a loss is verl's for PPO without terms for entropy or KL: proportional to the advantages."""
+    if getattr(loss_function, "func", None) is not ppo_loss:
+        return False
+    config = loss_function.keywords["config"]
+    return bool(
+        config.policy_loss.get("loss_mode", "vanilla") == "vanilla"
+        and not config.use_kl_loss
+        and config.entropy_coeff == 0
+    )
+
+
+def _idle_rows(micro_batch: TensorDict) -> list[int]:
+    """Return the rows whose advantages are all 0."""
+    if not (micro_batch["advantages"].is_nested and micro_batch["old_log_probs"].is_nested):
+        return []
+    return [index for index, row in enumerate(micro_batch["advantages"].unbind()) if not row.any()]
 
 
 @dataclass(frozen=True)
@@ -119,14 +153,19 @@ class _Packed:
     """`(n,)`: the token."""
     place: torch.Tensor
     """`(n,)`: position in its own row at which verl expects the token's log-prob: one before the token."""
+    idle: Collection[int]
+    """Rows that are left out."""
 
 
-def _pack(micro_batch: TensorDict) -> _Packed:
+def _pack(micro_batch: TensorDict, *, idle: Collection[int] = ()) -> _Packed:
     rows = list(micro_batch["input_ids"].unbind())
     starts = [_response_start(len(row), mask) for row, mask in zip(rows, micro_batch["loss_mask"].unbind())]
     groups: dict[tuple[int, ...], list[int]] = {}
-    for index, (row, start) in enumerate(zip(rows, starts)):
-        groups.setdefault(tuple(row[:start].tolist()), []).append(index)
+    order = [index for index in range(len(rows)) if index not in idle]
+    for index in order:
+        groups.setdefault(tuple(rows[index][: starts[index]].tolist()), []).append(index)
+    if not groups:
+        groups[int(rows[0][0]),] = []  # a token of which nothing is asked: the pass has to happen, FSDP counts on it
 
     lengths = [len(prompt) + sum(len(rows[i]) - starts[i] for i in members) for prompt, members in groups.items()]
     size = (len(groups), max(lengths))
@@ -137,7 +176,7 @@ def _pack(micro_batch: TensorDict) -> _Packed:
     per_row: dict[int, tuple[int, torch.Tensor]] = {}
     for number, (prompt, members) in enumerate(groups.items()):
         p = len(prompt)
-        tokens[number, :p], positions[number, :p] = rows[members[0]][:p], torch.arange(p)
+        tokens[number, :p], positions[number, :p] = torch.tensor(prompt), torch.arange(p)
         sees[number, :p, :p] = torch.ones(p, p, dtype=torch.bool).tril()
         begin = p
         for index in members:
@@ -149,17 +188,18 @@ def _pack(micro_batch: TensorDict) -> _Packed:
             per_row[index] = number, torch.cat([torch.tensor([p - 1]), torch.arange(begin, end - 1)])
             begin = end
 
-    order = range(len(rows))
-    counts = torch.tensor([len(per_row[i][1]) for i in order])
+    counts = torch.tensor([len(per_row[i][1]) for i in order], dtype=torch.long)
+    none = torch.empty(0, dtype=torch.long)
     return _Packed(
         tokens=tokens,
         positions=positions,
         attention_mask=sees[:, None],
-        row=torch.repeat_interleave(torch.arange(len(rows)), counts),
-        sequence=torch.repeat_interleave(torch.tensor([per_row[i][0] for i in order]), counts),
-        predictor=torch.cat([per_row[i][1] for i in order]),
-        label=torch.cat([rows[i][starts[i] :] for i in order]),
-        place=torch.cat([torch.arange(starts[i] - 1, len(rows[i]) - 1) for i in order]),
+        row=torch.repeat_interleave(torch.tensor(order, dtype=torch.long), counts),
+        sequence=torch.repeat_interleave(torch.tensor([per_row[i][0] for i in order], dtype=torch.long), counts),
+        predictor=torch.cat([none, *(per_row[i][1] for i in order)]),
+        label=torch.cat([none, *(rows[i][starts[i] :] for i in order)]),
+        place=torch.cat([none, *(torch.arange(starts[i] - 1, len(rows[i]) - 1) for i in order)]),
+        idle=idle,
     )
 
 
@@ -173,9 +213,22 @@ def _response_start(length: int, mask: torch.Tensor) -> int:
     return min(max(start, 1), length - 1)
 
 
-def _unpack(values: torch.Tensor, packed: _Packed, offsets: torch.Tensor) -> torch.Tensor:
-    """Put one value a response token where verl expects it: nested, `(batch, length)`, 0 elsewhere."""
-    flat = torch.zeros(int(offsets[-1]), dtype=values.dtype).index_copy(0, offsets[packed.row] + packed.place, values)
+def _unpack(
+    values: torch.Tensor, packed: _Packed, offsets: torch.Tensor, known: Mapping[int, torch.Tensor]
+) -> torch.Tensor:
+    """Put one value a response token where verl expects it: nested, `(batch, length)`, 0 elsewhere.
+
+    Args:
+        values: `(n,)`, of the rows that were computed.
+        packed: How they were packed.
+        offsets: `(batch + 1,)`: where each row begins and ends.
+        known: Values of the response tokens of the other rows.
+    """
+    flat = torch.zeros(int(offsets[-1]), dtype=values.dtype)
+    for row, found in known.items():
+        end = int(offsets[row + 1]) - 1
+        flat[end - len(found) : end] = found
+    flat = flat.index_copy(0, offsets[packed.row] + packed.place, values)
     return torch.nested.nested_tensor_from_jagged(flat, offsets)
 
 

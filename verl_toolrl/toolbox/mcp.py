@@ -125,7 +125,9 @@ class McpServer:
 
     async def _enter(self, stack: AsyncExitStack) -> Any:
         """Open one session on `stack` and return its client."""
-        from mcp import Client, StdioServerParameters
+        from mcp import Client
+
+        from verl_toolrl.toolbox.stdio import program
 
         if self._url is not None:
             transport: Any = self._url
@@ -136,9 +138,7 @@ class McpServer:
                 http = await stack.enter_async_context(httpx2.AsyncClient(headers=self._headers, timeout=None))
                 transport = streamable_http_client(self._url, http_client=http)
         else:
-            transport = StdioServerParameters(
-                command=str(self._command), args=self._args, env=dict(self._env) if self._env else None, cwd=self._cwd
-            )
+            transport = program(str(self._command), self._args, self._env, self._cwd)
         return await stack.enter_async_context(Client(transport, cache=None))
 
 
@@ -216,9 +216,6 @@ class _Link:
 
     async def call(self, name: str, arguments: dict[str, Any]) -> ToolResult:
         """Call a tool and sort its answer."""
-        from mcp import MCPError
-        from pydantic import ValidationError
-
         self._in_flight += 1
         try:
             await self.connect()
@@ -226,21 +223,29 @@ class _Link:
             if client is None:
                 raise InfrastructureError("the session ended")
             return _result(await client.call_tool(name, arguments))
-        except MCPError as err:
+        except InfrastructureError:
+            raise
+        except Exception as err:
+            return self._failed(err)
+        finally:
+            self._in_flight -= 1
+
+    def _failed(self, err: Exception) -> ToolResult:
+        """Say whose doing it was that a call raised."""
+        from mcp import MCPError
+        from pydantic import ValidationError
+
+        if isinstance(err, MCPError):
             if err.code == _INVALID_PARAMS:
                 return ToolResult(Outcome.MODEL_ERROR, err.message, error=err.message)
             if not _server_spoke(err.code):
                 self._break()
             raise InfrastructureError(f"MCP error {err.code}: {err.message}") from err
-        except ValidationError as err:
+        if isinstance(err, ValidationError):
             raise InfrastructureError(f"the MCP server answered garbage: {str(err).splitlines()[0]}") from err
-        except (asyncio.CancelledError, InfrastructureError):
-            raise
-        except Exception as err:  # anyio's closed and broken streams, HTTP errors: the session is gone
-            self._break()
-            raise InfrastructureError(f"MCP session broke: {describe(_innermost(err))}") from err
-        finally:
-            self._in_flight -= 1
+        # Closed and broken streams, HTTP errors: the session is gone.
+        self._break()
+        raise InfrastructureError(f"MCP session broke: {describe(_innermost(err))}") from err
 
     def _break(self) -> None:
         """Let the session go; the next call opens another."""

@@ -21,7 +21,7 @@ def begun(work: Any) -> asyncio.Task[Any]:
     """Begin `work` as the toolbox does."""
 
     async def outer() -> Any:
-        return await in_two(work)
+        return await in_two(lambda: work, {})
 
     loop, outermost = asyncio.get_running_loop(), outer()
     task, context = new_task(loop, outermost, "begun")
@@ -36,6 +36,10 @@ async def at_once() -> str:
 
 async def raises_at_once() -> str:
     raise LookupError("at once")
+
+
+async def needs_an_argument(missing: str) -> str:
+    return missing
 
 
 async def after_a_turn() -> str:
@@ -118,6 +122,22 @@ def test_it_ends_as_an_ordinary_task_does(work: Callable[[], Any]):
 
     ordinary, early = asyncio.run(both())
     assert ordinary == early
+
+
+def test_a_function_that_cannot_be_called_raises_in_the_task():
+    async def run() -> str:
+        async def outer() -> Any:
+            return await in_two(needs_an_argument, {})
+
+        loop, outermost = asyncio.get_running_loop(), outer()
+        task, context = new_task(loop, outermost, "begun")
+        if context is not None:
+            first_step(loop, task, outermost, context)
+        with pytest.raises(TypeError, match="missing"):
+            await task
+        return "raised"
+
+    assert asyncio.run(run()) == "raised"
 
 
 @begins_at_once

@@ -259,17 +259,16 @@ class Flight:
         returned: Any = None
         error: BaseException | None = None
         try:
-            returned = await in_two(self._work())
+            function = self.line.tool.function if self._slot is None else self._with_state
+            returned = await in_two(function, self._arguments)
         except BaseException as exc:  # as above; a cancellation that we asked for is no longer live and is dropped
             error = exc
         self.runtime.tasks.pop(self.task, None)  # type: ignore[arg-type]
         self._ended(token, returned, error)
 
-    async def _work(self) -> Any:
-        function, slot = self.line.tool.function, self._slot
-        if slot is None:
-            return await function(**self._arguments)
-        return await function(self._state(slot), **self._arguments)
+    async def _with_state(self, **arguments: Any) -> Any:
+        assert self._slot is not None
+        return await self.line.tool.function(self._state(self._slot), **arguments)
 
     def _run_in_thread(self, token: int) -> None:
         tool, slot, loop = self.line.tool, self._slot, self.runtime.loop

@@ -124,22 +124,36 @@ class McpServer:
             raise ToolDefinitionError(f"MCP server {self.label!r}: {err}") from err
 
     async def _enter(self, stack: AsyncExitStack) -> Any:
-        """Open one session on `stack` and return its client."""
-        from mcp import Client
+        """Open one session on `stack` and return its client.
 
-        from verl_toolrl.toolbox.stdio import program
+        A program is greeted by the handshake, once for all its calls. Since 2026 each request may say again who calls
+        and what it can, which makes a call a fifth dearer at both ends; a program that knows only that is started anew
+        and spoken to like that.
+        """
+        from mcp import Client, MCPError
 
         if self._url is not None:
-            transport: Any = self._url
-            if self._headers:
-                import httpx2
-                from mcp.client.streamable_http import streamable_http_client
+            return await stack.enter_async_context(Client(await self._http(stack), cache=None))
+        from verl_toolrl.toolbox.stdio import program
 
-                http = await stack.enter_async_context(httpx2.AsyncClient(headers=self._headers, timeout=None))
-                transport = streamable_http_client(self._url, http_client=http)
-        else:
+        for mode in ("legacy", "auto"):
             transport = program(str(self._command), self._args, self._env, self._cwd)
-        return await stack.enter_async_context(Client(transport, cache=None))
+            try:
+                return await stack.enter_async_context(Client(transport, cache=None, mode=mode))
+            except Exception as err:
+                why = _innermost(err)
+                if mode == "auto" or not (isinstance(why, MCPError) and _server_spoke(why.code)):
+                    raise
+        raise AssertionError("unreachable")
+
+    async def _http(self, stack: AsyncExitStack) -> Any:
+        if not self._headers:
+            return self._url
+        import httpx2
+        from mcp.client.streamable_http import streamable_http_client
+
+        http = await stack.enter_async_context(httpx2.AsyncClient(headers=self._headers, timeout=None))
+        return streamable_http_client(str(self._url), http_client=http)
 
 
 class _Link:

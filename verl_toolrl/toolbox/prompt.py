@@ -15,7 +15,7 @@ import asyncio
 import sys
 import types
 from asyncio import _enter_task, _leave_task, current_task
-from collections.abc import Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator, Mapping
 from contextvars import Context, copy_context
 from typing import Any
 
@@ -25,9 +25,11 @@ _TASKS_TAKE_A_CONTEXT = sys.version_info >= (3, 11)
 
 
 @types.coroutine
-def in_two(work: Coroutine[Any, Any, Any]) -> Generator[Any, Any, Any]:
-    """Await `work`, with a pause after its first step: there `first_step` stops, and the task goes on."""
+def in_two(function: Callable[..., Coroutine[Any, Any, Any]], arguments: Mapping[str, Any]) -> Generator[Any, Any, Any]:
+    """Await `function(**arguments)`, with a pause after its first step: there `first_step` stops, and the task goes
+    on."""
     try:
+        work = function(**arguments)
         waits_for = work.send(None)
     except StopIteration as end:
         yield

@@ -185,6 +185,46 @@ def test_sessions_are_pooled(script: str):
     assert _children() == []
 
 
+_MODERN_ONLY = """
+import json, sys
+
+CACHE = {"ttlMs": 0, "cacheScope": "private", "resultType": "complete"}
+ANSWERS = {
+    "server/discover": {"supportedVersions": ["2026-07-28"], "capabilities": {"tools": {}}, **CACHE},
+    "tools/list": {"tools": [{"name": "greet", "inputSchema": {"type": "object"}}], **CACHE},
+    "tools/call": {"content": [{"type": "text", "text": "hello"}], "resultType": "complete"},
+}
+for line in sys.stdin:
+    asked = json.loads(line)
+    answer = {"jsonrpc": "2.0", "id": asked.get("id")}
+    if asked["method"] in ANSWERS:
+        print(json.dumps({**answer, "result": ANSWERS[asked["method"]]}), flush=True)
+    elif "id" in asked:
+        print(json.dumps({**answer, "error": {"code": -32601, "message": "Method not found"}}), flush=True)
+"""
+
+
+def test_a_program_that_knows_no_handshake_is_spoken_to_without():
+    async def run() -> None:
+        async with Toolbox([McpServer(command=sys.executable, args=["-c", _MODERN_ONLY])]) as box:
+            assert (await _ask(box, ToolCall("greet")))[0].content == "hello"
+
+    asyncio.run(run())
+    assert _children() == []
+
+
+def test_large_arguments_and_answers_pass_at_the_same_time(script: str):
+    async def run() -> None:
+        async with Toolbox([McpServer(command=sys.executable, args=[script], sessions=2)]) as box, box.session() as own:
+            line = box.lines["place"]
+            line.tool = line.tool.replaced(limits={"output_tokens": None})
+            labels = [str(i) * 300_000 for i in range(10)]
+            calls = [ToolCall("place", {"point": {"x": 1, "label": each}}) for each in labels]
+            assert [each.content for each in await own.call_all(calls)] == [f"1 {each} fast" for each in labels]
+
+    asyncio.run(run())
+
+
 def test_a_stdio_server_that_dies_is_started_again(script: str):
     async def run() -> None:
         async with Toolbox([McpServer(command=sys.executable, args=[script], sessions=1)]) as box:

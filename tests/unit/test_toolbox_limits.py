@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from verl_toolrl.errors import ConfigError, InfrastructureError
 from verl_toolrl.toolbox import Budget, Limits, Recording, StatefulTool, Toolbox, tool
-from verl_toolrl.toolbox.limits import Breaker, Pace
+from verl_toolrl.toolbox.limits import Breaker, Deadlines, Pace
 from verl_toolrl.toolbox.output import Cutter
 from verl_toolrl.trajectory import Outcome, ToolCall, ToolResult
 
@@ -45,6 +45,50 @@ def test_a_timeout_that_the_arguments_cause_is_the_models():
     assert (
         ask(Toolbox([hang.replaced(arguments_cause_timeout=True)]), ToolCall("hang"))[0].outcome is Outcome.MODEL_ERROR
     )
+
+
+def test_timeouts_of_one_length_ring_in_order_and_those_stopped_do_not():
+    async def run() -> tuple[list[str], int]:
+        deadlines, rung = Deadlines(asyncio.get_running_loop(), 0.03), []
+
+        def thens() -> list[Any]:
+            return [lambda _, name=name: rung.append(name) for name in "abc"]
+
+        first, second = thens(), thens()
+        for each in first:
+            deadlines.start(each)
+        deadlines.stop(first[0])
+        await asyncio.sleep(0.015)
+        for each in second:
+            deadlines.start(each)
+        deadlines.stop(second[2])
+        await asyncio.sleep(0.025)
+        assert rung == ["b", "c"]
+        await asyncio.sleep(0.03)
+        deadlines.start(lambda _: rung.append("again"))
+        await asyncio.sleep(0.05)
+        return rung, len(deadlines._running)
+
+    assert asyncio.run(run()) == (["b", "c", "a", "b", "again"], 0)
+
+
+def test_a_timeout_that_ends_another_call_keeps_it_from_ringing():
+    async def run() -> list[str]:
+        deadlines, rung = Deadlines(asyncio.get_running_loop(), 0.01), []
+
+        def second(_: float) -> None:
+            rung.append("second")
+
+        def first(_: float) -> None:
+            rung.append("first")
+            deadlines.stop(second)
+
+        deadlines.start(first)
+        deadlines.start(second)
+        await asyncio.sleep(0.05)
+        return rung
+
+    assert asyncio.run(run()) == ["first"]
 
 
 def test_a_thread_that_hangs_is_given_up_and_replaced():

@@ -86,9 +86,12 @@ class ArgumentChecker:
             arguments = dict(arguments)
         valid = self._is_valid(arguments)
         if valid and not self._adapters:
-            if not self._deep_integers and not any(type(arguments.get(key)) is float for key in self._integers):
-                return arguments
-            return self._repaired(arguments)
+            if self._deep_integers:
+                return self._repaired(arguments)
+            for key in self._integers:
+                if type(arguments.get(key)) is float:
+                    return self._repaired(arguments)
+            return arguments
         if not valid:
             repaired = self._repaired(arguments) if self._coerce else arguments
             if not self._is_valid(repaired):

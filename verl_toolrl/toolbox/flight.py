@@ -3,9 +3,9 @@
     launch -> [state free] -> [place free] -> [breaker, pace] -> run -> settle -> finish
                                    ^-------------- backoff ---------------+
 
-A flight calls back instead of being a coroutine: an async tool costs one task and one timer, a sync inline tool
-neither. That is what 20,000 calls a second need. Whatever happens the future of `launch` gets one `ToolResult`; only
-`abort`, when the trajectory itself is cancelled, ends it without.
+A flight calls back instead of being a coroutine: an async tool costs one task, which runs up to its first wait before
+`launch` returns, a sync inline tool none. That is what 20,000 calls a second need. Whatever happens the future of
+`launch` gets one `ToolResult`; only `abort`, when the trajectory itself is cancelled, ends it without.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from verl_toolrl.toolbox.limits import Breaker, Gate, Pace
+from verl_toolrl.toolbox.limits import Breaker, Deadlines, Gate, Pace
 from verl_toolrl.toolbox.outcomes import ToolError, classify, describe
 from verl_toolrl.toolbox.output import Cutter, render
+from verl_toolrl.toolbox.prompt import first_step, in_two, new_task
 from verl_toolrl.toolbox.threads import Job, Threads
 from verl_toolrl.toolbox.tool import Isolation, Tool, ToolContext
 from verl_toolrl.toolbox.workers import Worker, Workers, target_of
@@ -44,6 +45,17 @@ class Runtime:
         """Tool name of each running task of an async tool."""
         self.inline: str | None = None
         """Name of the sync inline tool that runs this moment."""
+        self.deadlines = _ByLength(self.loop)
+        """Time-outs by their seconds."""
+
+
+class _ByLength(dict[float, Deadlines]):
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+
+    def __missing__(self, seconds: float) -> Deadlines:
+        made = self[seconds] = Deadlines(self._loop, seconds)
+        return made
 
 
 class Line:
@@ -96,8 +108,8 @@ class Flight:
     """See the module."""
 
     __slots__ = (
-        "_arguments", "_context", "_future", "_handle", "_live", "_phase", "_run_timer", "_seen_late", "_slot",
-        "_started", "_until", "_until_timer", "attempts", "line", "runtime", "task",
+        "_arguments", "_context", "_deadlines", "_future", "_handle", "_live", "_phase", "_run_timer", "_seen_late",
+        "_slot", "_started", "_until", "_until_timer", "attempts", "line", "runtime", "task",
     )  # fmt: skip
 
     def __init__(
@@ -114,6 +126,7 @@ class Flight:
         self._slot, self._context, self._until = slot, context, until
         self._phase, self._live, self.attempts = "new", 0, 0
         self._handle: Job | Worker | None = None
+        self._deadlines: Deadlines | None = None
         self._run_timer: asyncio.TimerHandle | None = None
         self._until_timer: asyncio.TimerHandle | None = None
         self._seen_late = False
@@ -183,30 +196,44 @@ class Flight:
         self._live += 1
         if self._context is not None and tool.wants_context:
             self._arguments = {**self._arguments, tool.wants_context: self._context}
+        self._run_timer = None
         if tool.isolation is Isolation.INLINE and not tool.is_async:
-            self._run_timer = None
             self._run_inline(tool)
             return
         token = self._live
-        self._run_timer = None
         if tool.isolation is Isolation.PROCESS:
             self._start(self._run_in_process(token))
             return
-        self._arm(token)
+        self._arm()
         if tool.isolation is Isolation.INLINE:
-            self._start(self._run_async(token))
+            self._start_at_once(self._run_async(token))
         else:
             self._run_in_thread(token)
 
-    def _arm(self, token: int) -> None:
+    def _arm(self) -> None:
         timeout = self.line.tool.limits.timeout
         if timeout is not None:
-            loop = self.runtime.loop
-            self._run_timer = loop.call_at(loop.time() + timeout, self._timed_out, token)
+            self._deadlines = self.runtime.deadlines[timeout]
+            self._deadlines.start(self._timed_out)
+
+    def _disarm(self) -> None:
+        if self._deadlines is not None:
+            self._deadlines.stop(self._timed_out)
+            self._deadlines = None
+        if self._run_timer is not None:
+            self._run_timer.cancel()
+            self._run_timer = None
 
     def _start(self, coroutine: Any) -> None:
         self.task = self.runtime.loop.create_task(coroutine)
         self.runtime.tasks[self.task] = self.line.tool.name
+
+    def _start_at_once(self, coroutine: Any) -> None:
+        runtime, name = self.runtime, self.line.tool.name
+        self.task, context = new_task(runtime.loop, coroutine, name)
+        runtime.tasks[self.task] = name
+        if context is not None:
+            first_step(runtime.loop, self.task, coroutine, context)
 
     def _run_inline(self, tool: Tool) -> None:
         before, self.runtime.inline = self.runtime.inline, tool.name
@@ -229,18 +256,19 @@ class Flight:
         return slot.get()
 
     async def _run_async(self, token: int) -> None:
-        tool, slot = self.line.tool, self._slot
         returned: Any = None
         error: BaseException | None = None
         try:
-            if slot is None:
-                returned = await tool.function(**self._arguments)
-            else:
-                returned = await tool.function(self._state(slot), **self._arguments)
+            function = self.line.tool.function if self._slot is None else self._with_state
+            returned = await in_two(function, self._arguments)
         except BaseException as exc:  # as above; a cancellation that we asked for is no longer live and is dropped
             error = exc
         self.runtime.tasks.pop(self.task, None)  # type: ignore[arg-type]
         self._ended(token, returned, error)
+
+    async def _with_state(self, **arguments: Any) -> Any:
+        assert self._slot is not None
+        return await self.line.tool.function(self._state(self._slot), **arguments)
 
     def _run_in_thread(self, token: int) -> None:
         tool, slot, loop = self.line.tool, self._slot, self.runtime.loop
@@ -272,7 +300,7 @@ class Flight:
             if slot is not None:
                 slot.isolation, slot.worker, slot.workers = Isolation.PROCESS, worker, line.workers
             self._handle = worker
-            self._arm(token)  # only now: starting a worker is not the tool's time
+            self._arm()  # only now: starting a worker is not the tool's time
             answer = await worker.call(request)
         except BaseException as exc:  # as above
             error = exc
@@ -339,16 +367,16 @@ class Flight:
     def _blame(self) -> Outcome:
         return Outcome.MODEL_ERROR if self.line.tool.arguments_cause_timeout else Outcome.INFRA_ERROR
 
-    def _timed_out(self, token: int) -> None:
-        if token != self._live or self._phase != "run":
+    def _timed_out(self, deadline: float) -> None:
+        if self._phase != "run":
             return
         loop, limits = self.runtime.loop, self.line.tool.limits
-        assert self._run_timer is not None
-        late = loop.time() - self._run_timer.when()
+        late = loop.time() - deadline
         if late > _LATE_SECONDS and not self._seen_late:
             # Another tool blocked the loop, and this one may have its answer in the next round: it gets the time back.
             self._seen_late = True
-            self._run_timer = loop.call_at(loop.time() + min(late, limits.timeout or late), self._timed_out, token)
+            deadline = loop.time() + min(late, limits.timeout or late)
+            self._run_timer = loop.call_at(deadline, self._timed_out, deadline)
             return
         if isinstance(self._handle, Job) and not self._stop_attempt():
             return  # ended this very moment; its answer is on the way
@@ -383,9 +411,7 @@ class Flight:
         stopped: bool = False,
     ) -> None:
         """End an attempt: give the place back, then retry or finish."""
-        if self._run_timer is not None:
-            self._run_timer.cancel()
-            self._run_timer = None
+        self._disarm()
         self._live += 1  # whatever the old attempt still says is not heard
         line, limits = self.line, self.line.tool.limits
         failed = outcome.is_infrastructure
@@ -438,9 +464,7 @@ class Flight:
         """Take the flight out of whatever it waits for or runs in."""
         phase, self._phase = self._phase, "done"
         self._live += 1
-        if self._run_timer is not None:
-            self._run_timer.cancel()
-            self._run_timer = None
+        self._disarm()
         if phase == "gate" and self.line.gate is not None:
             self.line.gate.forget(self._place_is_free)  # if it was called already, it gives the place back itself
         elif phase in ("pace", "run"):

@@ -1,7 +1,8 @@
 """Limits of a tool and budgets of a trajectory, and the small gates that keep them.
 
-`Limits` and `Budget` are what an author writes; `Gate`, `Pace` and `Breaker` are their counterparts at run time. The
-gates call back instead of being awaited, because one awaited object a call is what the speed of the toolbox hangs on.
+`Limits` and `Budget` are what an author writes; `Gate`, `Pace`, `Breaker` and `Deadlines` are their counterparts at run
+time. They call back instead of being awaited, because one awaited object a call is what the speed of the toolbox hangs
+on.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 
 from verl_toolrl.errors import ConfigError, nearest
 
-__all__ = ["Breaker", "Budget", "Gate", "Limits", "Pace"]
+__all__ = ["Breaker", "Budget", "Deadlines", "Gate", "Limits", "Pace"]
 
 
 @dataclass(frozen=True)
@@ -189,3 +190,42 @@ class Breaker:
     def withdrawn(self) -> None:
         """Note that an allowed attempt was given up before it could tell anything."""
         self._probing = False
+
+
+class Deadlines:
+    """Time-outs of one length, with one timer of the event loop for all of them.
+
+    Nearly every call ends in time; it then costs an entry in a dict and no timer. As all last equally long, the oldest
+    entry is always the next one due.
+    """
+
+    __slots__ = ("_loop", "_running", "_seconds", "_timer")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
+        self._loop, self._seconds = loop, seconds
+        self._running: dict[Callable[[float], None], float] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self, then: Callable[[float], None]) -> None:
+        """Call `then` with its deadline once that is past, unless `stop` comes first."""
+        deadline = self._loop.time() + self._seconds
+        self._running[then] = deadline
+        if self._timer is None:
+            self._timer = self._loop.call_at(deadline, self._ring, deadline)
+
+    def stop(self, then: Callable[[float], None]) -> None:
+        """Forget `then`, if it still waits."""
+        self._running.pop(then, None)
+
+    def _ring(self, deadline: float) -> None:
+        now, due = max(self._loop.time(), deadline), []
+        self._timer = None
+        for then, each in self._running.items():
+            if each > now:
+                self._timer = self._loop.call_at(each, self._ring, each)
+                break
+            due.append(then)
+        for then in due:
+            # One that has just been called may have ended the next.
+            if then in self._running:
+                then(self._running.pop(then))

@@ -124,22 +124,36 @@ class McpServer:
             raise ToolDefinitionError(f"MCP server {self.label!r}: {err}") from err
 
     async def _enter(self, stack: AsyncExitStack) -> Any:
-        """Open one session on `stack` and return its client."""
-        from mcp import Client, StdioServerParameters
+        """Open one session on `stack` and return its client.
+
+        A program is greeted by the handshake, once for all its calls. Since 2026 each request may say again who calls
+        and what it can, which makes a call a fifth dearer at both ends; a program that knows only that is started anew
+        and spoken to like that.
+        """
+        from mcp import Client, MCPError
 
         if self._url is not None:
-            transport: Any = self._url
-            if self._headers:
-                import httpx2
-                from mcp.client.streamable_http import streamable_http_client
+            return await stack.enter_async_context(Client(await self._http(stack), cache=None))
+        from verl_toolrl.toolbox.stdio import program
 
-                http = await stack.enter_async_context(httpx2.AsyncClient(headers=self._headers, timeout=None))
-                transport = streamable_http_client(self._url, http_client=http)
-        else:
-            transport = StdioServerParameters(
-                command=str(self._command), args=self._args, env=dict(self._env) if self._env else None, cwd=self._cwd
-            )
-        return await stack.enter_async_context(Client(transport, cache=None))
+        for mode in ("legacy", "auto"):
+            transport = program(str(self._command), self._args, self._env, self._cwd)
+            try:
+                return await stack.enter_async_context(Client(transport, cache=None, mode=mode))
+            except Exception as err:
+                why = _innermost(err)
+                if mode == "auto" or not (isinstance(why, MCPError) and _server_spoke(why.code)):
+                    raise
+        raise AssertionError("unreachable")
+
+    async def _http(self, stack: AsyncExitStack) -> Any:
+        if not self._headers:
+            return self._url
+        import httpx2
+        from mcp.client.streamable_http import streamable_http_client
+
+        http = await stack.enter_async_context(httpx2.AsyncClient(headers=self._headers, timeout=None))
+        return streamable_http_client(str(self._url), http_client=http)
 
 
 class _Link:
@@ -216,9 +230,6 @@ class _Link:
 
     async def call(self, name: str, arguments: dict[str, Any]) -> ToolResult:
         """Call a tool and sort its answer."""
-        from mcp import MCPError
-        from pydantic import ValidationError
-
         self._in_flight += 1
         try:
             await self.connect()
@@ -226,21 +237,29 @@ class _Link:
             if client is None:
                 raise InfrastructureError("the session ended")
             return _result(await client.call_tool(name, arguments))
-        except MCPError as err:
+        except InfrastructureError:
+            raise
+        except Exception as err:
+            return self._failed(err)
+        finally:
+            self._in_flight -= 1
+
+    def _failed(self, err: Exception) -> ToolResult:
+        """Say whose doing it was that a call raised."""
+        from mcp import MCPError
+        from pydantic import ValidationError
+
+        if isinstance(err, MCPError):
             if err.code == _INVALID_PARAMS:
                 return ToolResult(Outcome.MODEL_ERROR, err.message, error=err.message)
             if not _server_spoke(err.code):
                 self._break()
             raise InfrastructureError(f"MCP error {err.code}: {err.message}") from err
-        except ValidationError as err:
+        if isinstance(err, ValidationError):
             raise InfrastructureError(f"the MCP server answered garbage: {str(err).splitlines()[0]}") from err
-        except (asyncio.CancelledError, InfrastructureError):
-            raise
-        except Exception as err:  # anyio's closed and broken streams, HTTP errors: the session is gone
-            self._break()
-            raise InfrastructureError(f"MCP session broke: {describe(_innermost(err))}") from err
-        finally:
-            self._in_flight -= 1
+        # Closed and broken streams, HTTP errors: the session is gone.
+        self._break()
+        raise InfrastructureError(f"MCP session broke: {describe(_innermost(err))}") from err
 
     def _break(self) -> None:
         """Let the session go; the next call opens another."""

@@ -8,13 +8,11 @@ and get a state of their own each.
 from __future__ import annotations
 
 from collections import OrderedDict
-from contextlib import AsyncExitStack
 from typing import Any
 
 from verl_toolrl.errors import ConfigError
 from verl_toolrl.toolbox.box import Toolbox
 from verl_toolrl.toolbox.session import Session
-from verl_toolrl.toolbox.stdio import are_pipes, pipe_streams
 from verl_toolrl.trajectory import Outcome, ToolCall
 
 __all__ = ["serve_http", "serve_stdio"]
@@ -91,10 +89,9 @@ async def serve_stdio(box: Toolbox) -> None:
     server = _server(box, one_trajectory=True)
     from mcp import stdio_server
 
-    async with AsyncExitStack() as stack:
-        await stack.enter_async_context(box)
-        ends: Any = await stack.enter_async_context(pipe_streams()) if are_pipes() else (None, None)
-        read, write = await stack.enter_async_context(stdio_server(*ends))
+    from verl_toolrl.toolbox.stdio import are_pipes, own_pipes
+
+    async with box, own_pipes() if are_pipes() else stdio_server() as (read, write):
         await server.run(read, write, server.create_initialization_options())
 
 

@@ -61,7 +61,7 @@ class Session:
         self.seconds = 0.0
         """What the tools have taken; counted where the budget limits it."""
         self._box, self._given, self._names = box, state, names
-        self._context = ToolContext(trajectory_id, extra)
+        self._extra = extra
         self._slots: dict[str, StateSlot] = {}
         self._history: dict[str, str] = {}
         self._flights: set[Flight] = set()
@@ -205,7 +205,7 @@ class Session:
             line,
             arguments,
             slot=slot,
-            context=self._context if tool.wants_context else None,
+            context=ToolContext(self.id, self._extra) if tool.wants_context else None,
             until=self._until,
         )
         flights.append(flight)

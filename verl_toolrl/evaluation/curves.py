@@ -48,8 +48,12 @@ def draw_curves(
         _curves(axes, name, curves)
     lower.supxlabel("held-out rows, greedy; the line on a bar is the 95 % interval of the difference", fontsize="small")
     metrics = list(dict.fromkeys(metric for found in sets.values() for metric in found.metrics))
-    for axes, metric in zip(_row(lower, len(metrics)), metrics):
+    row = _row(lower, len(metrics))
+    for axes, metric in zip(row, metrics):
         _before_after(axes, metric, sets, names)
+    if metrics:
+        # One for the row, and outside: any corner of a panel may hold a bar.
+        lower.legend(*row[0].get_legend_handles_labels(), fontsize="small", loc="outside upper right", ncols=2)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
 
@@ -85,4 +89,3 @@ def _before_after(axes: Any, metric: str, sets: Mapping[str, SetDifference], nam
     axes.set_xticks(range(len(shown)), [name.replace("/", "/\n") for name in shown], fontsize="small")
     axes.set(title=metric if scale == 1 else f"{metric} (%)")
     axes.grid(axis="y", alpha=0.3)
-    axes.legend(fontsize="small")

@@ -214,7 +214,7 @@ def test_a_task_cancelled_before_its_first_turn_cancels_what_it_waits_for(by: st
         assert future.cancelled()
 
     asyncio.run(run())
-    assert caught == ([asyncio.CancelledError] if sys.version_info >= (3, 11) else [])
+    assert caught == [asyncio.CancelledError]
 
 
 async def _wait(future: asyncio.Future[None]) -> None:

@@ -41,7 +41,7 @@ def test_the_full_form_measures_256_rows_with_calls_and_the_fast_one_less_of_eve
 
 
 def test_steps_replace_those_of_either_form() -> None:
-    assert (10, 2, 3) == (
+    assert (16, 4, 3) == (
         Settings.of().sizes.steps,
         Settings.of(fast=True).sizes.steps,
         Settings.of(steps=3, fast=True).sizes.steps,
@@ -70,7 +70,7 @@ def test_resume_takes_the_settings_of_the_start(tmp_path: Path) -> None:
     ("given", "message"),
     [
         ({"seed": 2}, "--seed 5, not 2"),
-        ({"steps": 9}, "--steps 10, not 9"),
+        ({"steps": 9}, "--steps 16, not 9"),
         ({"fast": True}, "--fast False, not True"),
     ],
 )

@@ -67,11 +67,11 @@ class Sizes:
     warm_up: int
     """Supervised steps of 8 rows."""
     steps: int
-    """GRPO steps of 8 prompts with 8 rollouts."""
+    """GRPO steps of 8 prompts with 4 rollouts."""
 
 
-FULL = Sizes(seen=256, unseen=64, no_tool=32, warm_up=12, steps=10)
-FAST = Sizes(seen=32, unseen=16, no_tool=8, warm_up=8, steps=2)
+FULL = Sizes(seen=256, unseen=64, no_tool=32, warm_up=8, steps=16)
+FAST = Sizes(seen=32, unseen=16, no_tool=8, warm_up=8, steps=4)
 ROWS_A_STEP = 8
 LISTS = 12
 """Tool lists that the rows share: the engine computes a list once, and a list is most of a prompt."""

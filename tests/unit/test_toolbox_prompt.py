@@ -187,6 +187,7 @@ def test_one_may_begin_within_the_first_step_of_another_or_outside_of_tasks():
     assert asyncio.run(run()) == ["later", "later"]
 
 
+@begins_at_once
 @pytest.mark.parametrize("by", ["future", "task", "gather"])
 def test_a_task_cancelled_before_its_first_turn_cancels_what_it_waits_for(by: str):
     caught: list[type[BaseException]] = []
@@ -213,7 +214,7 @@ def test_a_task_cancelled_before_its_first_turn_cancels_what_it_waits_for(by: st
         assert future.cancelled()
 
     asyncio.run(run())
-    assert caught == ([asyncio.CancelledError] if sys.version_info >= (3, 11) else [])
+    assert caught == [asyncio.CancelledError]
 
 
 async def _wait(future: asyncio.Future[None]) -> None:

@@ -1,7 +1,7 @@
 """Tools of MCP servers, through the official SDK (`mcp` 2.x): stdio and streamable HTTP.
 
-A server is opened with a number of sessions, because one session answers its calls through one pipe or connection and
-one decoder: two stdio sessions serve several times the calls of one. Calls go to the session with the fewest in flight.
+A server is opened with a number of sessions: over stdio each is a process of its own, so that a tool that computes gets
+as many cores; a tool that does next to nothing is as fast over one. Calls go to the session with the fewest in flight.
 A session that breaks is opened again, once a call needs it and not more often than the back-off allows; the call that
 found it broken is an infrastructure failure, which `limits.retries` may repeat.
 

@@ -1,6 +1,6 @@
 """verl's FSDP engines on the device `cpu`: a policy that reads a shared prompt once, a critic without flash-attention.
 
-Both take part in verl's engine registry and change nothing of what the loss sees.
+Both take part in verl's engine registry and change no gradient.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ class CPUEngineWithLMHead(FSDPEngineWithLMHead):
     the result, which no loss reads, is 0.
 
     Rows whose advantages are all 0 (groups with equal rewards, a third of them and more late in a run) have no gradient
-    where the loss is nothing but the policy's: they are left out of an update, and count with their old log-probs.
+    where the loss is nothing but the policy's: they are left out of an update, and count with their old log-probs. So
+    `actor/ppo_kl` takes them as unmoved, also where a batch is gone through in several updates.
     """
 
     _skips_idle = False

@@ -262,12 +262,8 @@ def test_rlla_names_a_bad_row(tmp_path: Path) -> None:
     assert "2 of 5 rows are bad" in text and "row 3: 'output' must be text" in text and "row 4: output" in text
 
 
-RELEASED = Path(__file__).resolve().parents[3] / "shared" / "data" / "rlla_test.parquet"
-
-
-@pytest.mark.skipif(not RELEASED.is_file(), reason="needs the authors' test split, which is not part of the project")
-def test_rows_and_columns_are_those_of_the_released_file(tmp_path: Path) -> None:
-    table = pq.read_table(RELEASED)
+def test_rows_and_columns_are_those_of_the_released_file(shared: Path, tmp_path: Path) -> None:
+    table = pq.read_table(shared / "data" / "rlla_test.parquet")
     rows = table.to_pylist()
     raw = [{key: row["extra_info"][key] for key in ("instruction", "input", "output")} for row in rows]
     assert rows == [released_row(each, index=index, split="test") for index, each in enumerate(raw)]

@@ -113,13 +113,14 @@ class _Maker:
         self.tasks: dict[str, list[Task]] = {split: [] for split in SPLITS}
         self.offered: dict[str, list[list[str]]] = {split: [] for split in SPLITS}
         self.asked: set[str] = set()
-        self.lists = None if spec.lists is None else [*self._lists("seen"), *self._lists("unseen")]
-
-    def _lists(self, split: str) -> list[list[Tool]]:
-        """Draw the lists that the rows of a split share."""
-        wanted, others = (self.unseen, self.tools) if split == "unseen" else (self.seen, self.seen)
-        draw, count = Random(f"{self.spec.seed}/lists/{split}"), self.spec.lists or 0
-        return shared_lists(draw, wanted, others, count=count, sizes=self.spec.tools) if wanted else []
+        self.lists: list[list[Tool]] | None = None
+        """Lists that the rows share, those of unseen tools last; None where each row has its own."""
+        if spec.lists is not None:
+            self.lists = []
+            for split, wanted, others in (("seen", self.seen, self.seen), ("unseen", self.unseen, self.tools)):
+                draw = Random(f"{spec.seed}/lists/{split}")
+                if wanted:
+                    self.lists += shared_lists(draw, wanted, others, count=spec.lists, sizes=spec.tools)
 
     def _offer(self, draw: Random, needed: Sequence[Tool], others: Sequence[Tool], size: int) -> list[Tool] | None:
         """Return a list with the needed tools and others; None if no shared list has all of the first and nothing

@@ -85,14 +85,14 @@ def test_the_right_tools_are_offered_and_a_missing_one_is_not(world: World) -> N
             assert task.kind.has_calls == bool(task.calls) and bool(task.calls) != bool(task.answer)
 
 
-def test_rows_share_the_lists_that_were_asked_for() -> None:
+def test_held_out_rows_share_the_lists_that_were_asked_for_and_training_rows_do_not() -> None:
     world = make_world(WorldSpec(train=100, sft=20, seen=40, unseen=40, no_tool=10, lists=12))
     lists = {split: {tuple(names) for names in offered} for split, offered in world.offered.items()}
-    seen = lists["train"] | lists["sft"] | lists["seen"] | lists["no_tool"]
-    assert 12 == len(seen) and len(lists["unseen"]) <= 12
+    assert 12 == len(lists["seen"] | lists["no_tool"]) and len(lists["unseen"]) <= 12
     assert all(set(world.unseen_tools) & set(names) for names in lists["unseen"])
-    prompts = {row["prompt"][0]["content"] for row in world.splits["train"]}
-    assert len(prompts) == len(lists["train"])
+    prompts = {row["prompt"][0]["content"] for row in world.splits["seen"]}
+    assert len(prompts) == len(lists["seen"])
+    assert len(lists["train"]) > 50 and len(lists["sft"]) > 15
 
 
 def test_lists_on_which_some_tool_has_no_place_are_refused() -> None:

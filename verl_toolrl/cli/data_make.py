@@ -39,7 +39,7 @@ def make(
     tools: Annotated[str, typer.Option(help="Tools on a row's list: a number or a range, such as 2-3.")] = "2-3",
     lists: Annotated[
         int | None,
-        typer.Option(min=1, help="Lists of tools that the rows share (one set for many users). By default one a row."),
+        typer.Option(min=1, help="Lists of tools that the held-out rows share. By default one a row."),
     ] = None,
     max_calls: Annotated[int, typer.Option(min=2, help="Calls at most in a row with parallel calls.")] = 2,
     mix: Annotated[

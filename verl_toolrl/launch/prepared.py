@@ -37,10 +37,11 @@ def prepare(
     from verl_toolrl.data.world import WorldSpec, make_world, write_world
     from verl_toolrl.integrations.smollm2 import export_smollm2
     from verl_toolrl.launch.launcher import execute, plan_run, report
+    from verl_toolrl.launch.quickstart import LISTS
     from verl_toolrl.launch.runs import load_run
 
     data = folder / "data"
-    spec = WorldSpec(seed=seed, train=rows, sft=warm_up * 8, seen=held_out, unseen=0, no_tool=0)
+    spec = WorldSpec(seed=seed, train=rows, sft=warm_up * 8, seen=held_out, unseen=0, no_tool=0, lists=LISTS)
     write_world(make_world(spec), data)
     warm = folder / "warmup"
     earlier = load_run(warm)

@@ -74,7 +74,7 @@ FULL = Sizes(seen=256, unseen=64, no_tool=32, warm_up=8, steps=16)
 FAST = Sizes(seen=32, unseen=16, no_tool=8, warm_up=8, steps=4)
 ROWS_A_STEP = 8
 LISTS = 12
-"""Tool lists that the rows share: the engine computes a list once, and a list is most of a prompt."""
+"""Tool lists that the held-out rows share: the engine reads a list once, and a list is most of a prompt."""
 
 STAGES = {
     "model": "model from its package",

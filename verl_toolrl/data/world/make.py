@@ -114,7 +114,7 @@ class _Maker:
         self.offered: dict[str, list[list[str]]] = {split: [] for split in SPLITS}
         self.asked: set[str] = set()
         self.lists: list[list[Tool]] | None = None
-        """Lists that the rows share, those of unseen tools last; None where each row has its own."""
+        """Lists that held-out rows share, those of unseen tools last; None where each row has its own."""
         if spec.lists is not None:
             self.lists = []
             for split, wanted, others in (("seen", self.seen, self.seen), ("unseen", self.unseen, self.tools)):
@@ -122,10 +122,12 @@ class _Maker:
                 if wanted:
                     self.lists += shared_lists(draw, wanted, others, count=spec.lists, sizes=spec.tools)
 
-    def _offer(self, draw: Random, needed: Sequence[Tool], others: Sequence[Tool], size: int) -> list[Tool] | None:
+    def _offer(
+        self, split: str, draw: Random, needed: Sequence[Tool], others: Sequence[Tool], size: int
+    ) -> list[Tool] | None:
         """Return a list with the needed tools and others; None if no shared list has all of the first and nothing
         beyond the second."""
-        if self.lists is None:
+        if self.lists is None or split not in HELD_OUT:
             return offer(draw, needed, others, size)
         names, allowed = {tool.name for tool in needed}, {tool.name for tool in (*needed, *others)}
         fitting = [each for each in self.lists if names <= {tool.name for tool in each} <= allowed]
@@ -188,35 +190,35 @@ class _Maker:
         held_out, size = split in HELD_OUT, draw.randint(*self.spec.tools)
         others = self.tools if split == "unseen" else self.seen
         if kind is Kind.TALK:
-            return _together(talk_task(draw), self._offer(draw, (), others, size))
+            return _together(talk_task(draw), self._offer(split, draw, (), others, size))
         if kind is Kind.MISSING:
-            return self._missing(subject, held_out, draw, size)
+            return self._missing(split, subject, draw, size)
         subjects = [subject]
         if kind is Kind.PARALLEL:
-            pool = self._partners(subject.tool, self.unseen if split == "unseen" else self.seen)
+            pool = self._partners(split, subject.tool, self.unseen if split == "unseen" else self.seen)
             more = draw.randint(1, self.spec.max_calls - 1)
             subjects += [self.subjects[draw.choice(pool).name] for _ in range(more)]
         task = call_task(kind, subjects, draw, held_out=held_out)
         if task is None:
             return None
         needed = {call.name: self.subjects[call.name].tool for call in task.calls}
-        return _together(task, self._offer(draw, list(needed.values()), others, size))
+        return _together(task, self._offer(split, draw, list(needed.values()), others, size))
 
-    def _partners(self, tool: Tool, pool: Sequence[Tool]) -> Sequence[Tool]:
+    def _partners(self, split: str, tool: Tool, pool: Sequence[Tool]) -> Sequence[Tool]:
         """Return the tools that may be needed together with one."""
-        if self.lists is None:
+        if self.lists is None or split not in HELD_OUT:
             return pool
         names = {other.name for each in self.lists if tool in each for other in each}
         return [other for other in pool if other.name in names]
 
-    def _missing(self, subject: Subject, held_out: bool, draw: Random, size: int) -> tuple[Task, list[Tool]] | None:
+    def _missing(self, split: str, subject: Subject, draw: Random, size: int) -> tuple[Task, list[Tool]] | None:
         """Draw a wish for a tool that is not on the list: one of the set, or one that no set has."""
         free = [tool for tool in self.seen if unrelated(tool, subject.tool)]
         if free and draw.random() < 0.5:
-            ask = subject.ask(draw, held_out=held_out)
+            ask = subject.ask(draw, held_out=split in HELD_OUT)
             task = unserved_task(ask.text, new_wording=ask.new_wording)
-            return _together(task, self._offer(draw, (), free, size))
-        tools = self._offer(draw, (), [tool for tool in self.seen if not finds_anything(tool)], size)
+            return _together(task, self._offer(split, draw, (), free, size))
+        tools = self._offer(split, draw, (), [tool for tool in self.seen if not finds_anything(tool)], size)
         wish = some_wish(draw, described(tools)) if tools else None
         return None if wish is None else _together(unserved_task(wish), tools)
 

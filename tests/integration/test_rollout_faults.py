@@ -88,7 +88,11 @@ def roll(faults: ModuleType, tokenizer: Any, numbers: Iterable[int]) -> dict[int
             assert not box.sessions
         return dict(zip(numbers, results))
 
-    return asyncio.run(run())
+    faults.released.clear()
+    try:
+        return asyncio.run(run())
+    finally:
+        faults.released.set()
 
 
 def test_healthy_trajectories_keep_their_tokens_beside_failing_ones(

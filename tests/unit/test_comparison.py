@@ -13,7 +13,17 @@ from typer.testing import CliRunner
 
 from verl_toolrl.cli import app
 from verl_toolrl.errors import ConfigError
-from verl_toolrl.launch.comparison import SHOWN, Variant, curves_of, read_variants, run_all, summary, table, write
+from verl_toolrl.launch.comparison import (
+    SHOWN,
+    Variant,
+    curves_of,
+    planned,
+    read_variants,
+    run_all,
+    summary,
+    table,
+    write,
+)
 from verl_toolrl.launch.runs import Attempt, Run, load_run, new_run
 from verl_toolrl.rewards.watch import WATCHED
 
@@ -43,12 +53,33 @@ def test_what_is_compared_is_what_every_reward_is_watched_by() -> None:
     assert set(SHOWN) <= set(WATCHED)
 
 
-def finished_run(folder: Path, *values: float) -> Run:
-    """A run with a validation before training and after each of its steps, whose log holds `values`."""
+@pytest.mark.parametrize(
+    ("second", "measured"),
+    [("variant=coarse", [True, False, False, False]), ("actor_rollout_ref.model.path=/another", [True] * 4)],
+    ids=["all start alike", "one starts at another model"],
+)
+def test_a_start_that_all_share_is_measured_once(second: str, measured: list[bool]) -> None:
+    runs = planned([Variant("a", ("variant=released",)), Variant("b", (second,))], [1, 2], ["trainer.test_freq=9"])
+    assert [("a", 1), ("b", 1), ("a", 2), ("b", 2)] == [(variant.name, seed) for variant, seed, _ in runs]
+    assert measured == ["trainer.val_before_train=true" in settings for _, _, settings in runs]
+    assert all({"trainer.test_freq=9", f"data.seed={seed}"} <= set(settings) for _, seed, settings in runs)
+
+
+def test_what_was_measured_once_is_the_start_of_every_run(tmp_path: Path) -> None:
+    first, other = finished_run(tmp_path / "a", 0.1, 0.2), finished_run(tmp_path / "b", 0.3, first=6)
+    result = summary({("released", 1): first, ("coarse", 1): other}, recipe="x", overrides=[])
+    assert [[0, 0.1], [6, 0.3]] == json.loads(json.dumps(result["variants"]["coarse"]["runs"]["1"]["validations"]))[
+        "rlla"
+    ]["acc"]
+    assert ["10.0 -> 20.0 (20.0)", "10.0 -> 30.0 (30.0)"] == [row[2] for row in table(result)]
+
+
+def finished_run(folder: Path, *values: float, first: int = 0) -> Run:
+    """A run with validations at step `first` and after each one that follows, whose log holds `values`."""
     run = new_run(folder, "toolrl/quickstart", [])
     folder.mkdir(parents=True, exist_ok=True)
     lines = []
-    for step, value in enumerate(values):
+    for step, value in enumerate(values, first):
         shares = {f"val-aux/rlla/{name}/mean@1": value / 2 for name in SHOWN[1:]}
         # Steps with a validation take longer; they say nothing of a step's time.
         data: dict[str, Any] = {"val-core/rlla/acc/mean@1": value, "timing_s/step": 100.0, **shares}
@@ -88,7 +119,11 @@ def test_what_has_finished_counts_only_for_the_same_recipe_and_settings(
     monkeypatch.chdir(tmp_path)
     mine = tmp_path / "mine.yaml"
     mine.write_text("defaults: [/toolrl/quickstart, _self_]\n")
-    run = new_run(tmp_path / "out" / "released-seed1", str(mine), ["variant=released", "data.seed=1"])
+    run = new_run(
+        tmp_path / "out" / "released-seed1",
+        str(mine),
+        ["variant=released", "data.seed=1", "trainer.val_before_train=true"],
+    )
     run.attempt.state = "finished"
     run.folder.mkdir(parents=True)
     run.save()

@@ -57,7 +57,7 @@ def compare(
     """
     from rich.console import Console
 
-    from verl_toolrl.launch.comparison import HEADER, read_variants, run_all, summary, table, write
+    from verl_toolrl.launch.comparison import HEADER, planned, read_variants, run_all, summary, table, write
     from verl_toolrl.launch.launcher import plan_run
     from verl_toolrl.launch.prepared import prepare as prepare_rows
 
@@ -68,16 +68,14 @@ def compare(
     if prepare and not dry_run:
         output.mkdir(parents=True, exist_ok=True)
         settings += prepare_rows(output.absolute(), console, rows=rows, held_out=held_out, warm_up=warm_up, force=force)
-    settings += ["trainer.val_before_train=true", f"trainer.test_freq={every or 1_000_000}"]
+    settings.append(f"trainer.test_freq={every or 1_000_000}")
     if steps is not None:
         settings.append(f"trainer.total_training_steps={steps}")
     if dry_run:
-        for seed in numbers:
-            for each in chosen:
-                folder = output / f"{each.name}-seed{seed}"
-                given = [*settings, *each.overrides, f"data.seed={seed}"]
-                plan = plan_run(recipe, given, output=folder, resume=False, force=True, dry_run=True)
-                console.out(plan.command.shell_line(), highlight=False)
+        for each, seed, given in planned(chosen, numbers, settings):
+            folder = output / f"{each.name}-seed{seed}"
+            plan = plan_run(recipe, given, output=folder, resume=False, force=True, dry_run=True)
+            console.out(plan.command.shell_line(), highlight=False)
         return
     runs = run_all(recipe, chosen, numbers, settings, output, console, force=force)
     result = summary(runs, recipe=recipe, overrides=settings)

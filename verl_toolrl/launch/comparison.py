@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     *("HEADER", "SHOWN", "Curve", "Variant"),
-    *("curves_of", "draw", "read_variants", "run_all", "summary", "table", "write"),
+    *("curves_of", "draw", "planned", "read_variants", "run_all", "summary", "table", "write"),
 ]
 
 SHOWN = ("acc", "layout", "calls/missed", "calls/needless")
@@ -40,6 +40,10 @@ Curve = list[tuple[int, float]]
 """Step and value."""
 
 _VALIDATION = re.compile(r"val-\w+/(?P<source>.+?)/(?P<name>" + "|".join(map(re.escape, SHOWN)) + r")/mean@\d+")
+
+
+# A variant that changes one of these may start at another model or be measured on other rows than the first run.
+_START = ("data.", "actor_rollout_ref.model", "actor_rollout_ref.rollout.val", "model=", "start=", "launch.checkpoint")
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,22 @@ def read_variants(names: Sequence[str]) -> list[Variant]:
     return found
 
 
+def planned(
+    variants: Sequence[Variant], seeds: Sequence[int], overrides: Sequence[str]
+) -> list[tuple[Variant, int, list[str]]]:
+    """Return variant, seed and settings of every run; seeds outermost, so that variants keep pace.
+
+    Before training only the first run is measured where all start alike: the model is the same, and so are the rows.
+    """
+    alike = not any(word.lstrip("+~").startswith(_START) for variant in variants for word in variant.overrides)
+    found = []
+    for seed in seeds:
+        for variant in variants:
+            measured = f"trainer.val_before_train={'true' if not found or not alike else 'false'}"
+            found.append((variant, seed, [*overrides, *variant.overrides, f"data.seed={seed}", measured]))
+    return found
+
+
 def run_all(
     recipe: str,
     variants: Sequence[Variant],
@@ -85,7 +105,7 @@ def run_all(
     *,
     force: bool = False,
 ) -> dict[tuple[str, int], Run]:
-    """Train every variant with every seed, one run after the other; seeds outermost, so that variants keep pace.
+    """Train every variant with every seed, one run after the other.
 
     Args:
         recipe: Name or path.
@@ -107,29 +127,25 @@ def run_all(
     # What a run remembers: the same recipe may be named by different paths.
     label = find_recipe(recipe).label
     runs: dict[tuple[str, int], Run] = {}
-    for seed in seeds:
-        for variant in variants:
-            folder = output / f"{variant.name}-seed{seed}"
-            settings = [*overrides, *variant.overrides, f"data.seed={seed}"]
-            earlier = load_run(folder)
-            if earlier is not None and earlier.recipe != label:
-                raise ConfigError(f"{folder} is a run of {earlier.recipe}, not of {label}: give another --output")
-            if earlier is not None and earlier.attempt.overrides != settings:
-                raise ConfigError(
-                    f"{folder} was trained with other settings ({' '.join(earlier.attempt.overrides)}): give another "
-                    "--output"
-                )
-            if earlier is not None and earlier.attempt.state == "finished":
-                console.print(f"{variant.name}, seed {seed}: has finished before", highlight=False)
-                runs[variant.name, seed] = earlier
-                continue
-            console.rule(f"{variant.name}, seed {seed}")
-            plan = plan_run(recipe, settings, output=folder, resume=earlier is not None, force=force)
-            run, progress = execute(plan, console)
-            if run.attempt.state != "finished":
-                report(run, progress, plan, console)
-                raise ConfigError(f"{variant.name}, seed {seed} did not finish; the same command goes on there")
-            runs[variant.name, seed] = run
+    for variant, seed, settings in planned(variants, seeds, overrides):
+        folder = output / f"{variant.name}-seed{seed}"
+        earlier = load_run(folder)
+        if earlier is not None and earlier.recipe != label:
+            raise ConfigError(f"{folder} is a run of {earlier.recipe}, not of {label}: give another --output")
+        if earlier is not None and earlier.attempt.overrides != settings:
+            found = " ".join(earlier.attempt.overrides)
+            raise ConfigError(f"{folder} was trained with other settings ({found}): give another --output")
+        if earlier is not None and earlier.attempt.state == "finished":
+            console.print(f"{variant.name}, seed {seed}: has finished before", highlight=False)
+            runs[variant.name, seed] = earlier
+            continue
+        console.rule(f"{variant.name}, seed {seed}")
+        plan = plan_run(recipe, settings, output=folder, resume=earlier is not None, force=force)
+        run, progress = execute(plan, console)
+        if run.attempt.state != "finished":
+            report(run, progress, plan, console)
+            raise ConfigError(f"{variant.name}, seed {seed} did not finish; the same command goes on there")
+        runs[variant.name, seed] = run
     return runs
 
 
@@ -172,10 +188,18 @@ def summary(runs: Mapping[tuple[str, int], Run], *, recipe: str, overrides: Sequ
         ConfigError: If a run has no validation.
     """
     variants: dict[str, Any] = {}
+    start: dict[str, dict[str, Curve]] = {}
     for (variant, seed), run in runs.items():
         curves, seconds = curves_of(run)
         if not curves:
             raise ConfigError(f"{run.folder}: its log has no validation; set trainer.test_freq")
+        # Where all start alike, the first run was measured for all.
+        start = start or {source: {name: c[:1] for name, c in names.items()} for source, names in curves.items()}
+        if all(step > 0 for names in curves.values() for curve in names.values() for step, _ in curve):
+            curves = {
+                source: {name: start.get(source, {}).get(name, []) + curve for name, curve in names.items()}
+                for source, names in curves.items()
+            }
         entry = variants.setdefault(variant, {"runs": {}, "sources": {}})
         entry["runs"][str(seed)] = {
             "command": run.attempt.command,

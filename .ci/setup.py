@@ -57,7 +57,7 @@ def main() -> int:
     parser.add_argument("--python", help="the Python 3.11 or 3.12 to use; otherwise one is looked for")
     options = parser.parse_args()
     try:
-        with open(__file__) as only_one_at_a_time:
+        with open(__file__, "rb+") as only_one_at_a_time:  # to write: over NFS a lock needs it
             fcntl.flock(only_one_at_a_time, fcntl.LOCK_EX)
             set_up(options.python)
     except SetupError as err:
@@ -71,11 +71,15 @@ def main() -> int:
 
 def set_up(python: str | None) -> None:
     wanted = fingerprint()
+    if python and VENV_PYTHON.exists():
+        asked, found = version_of(python), version_of(str(VENV_PYTHON))
+        if asked and found and asked != found:
+            raise SetupError(f".venv has Python {found}, not {asked}; remove the folder .venv and call it again")
     if VENV_PYTHON.exists() and STAMP.exists() and STAMP.read_text() == wanted:
         print("setup: .venv is up to date")
         return
     check_system(platform.system(), platform.machine(), platform.libc_ver())
-    if not VENV_PYTHON.exists():
+    if not has_pip():  # nor has it where the making of .venv was interrupted
         check_disk()
         make_venv(python or choose_python())
     check_venv_version()
@@ -168,6 +172,22 @@ def python_problem(python: str) -> str | None:
     if subprocess.run([python, "-c", "import venv, ensurepip"], capture_output=True).returncode:
         return f"has no venv and ensurepip (on Debian and Ubuntu: apt install python{major}.{minor}-venv)"
     return None
+
+
+def version_of(python: str) -> str:
+    """Return `3.11` of a Python, nothing where it does not run."""
+    question = "import sys; print('%d.%d' % sys.version_info[:2])"
+    try:
+        return subprocess.run([python, "-c", question], capture_output=True, text=True, timeout=30).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+
+
+def has_pip() -> bool:
+    """Whether .venv is there and whole enough to install into."""
+    return (
+        VENV_PYTHON.exists() and not subprocess.run([VENV_PYTHON, "-c", "import pip"], capture_output=True).returncode
+    )
 
 
 def make_venv(python: str) -> None:

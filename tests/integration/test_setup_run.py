@@ -106,6 +106,28 @@ def test_set_up_installs_the_lock_and_the_project_and_then_has_nothing_to_do(pro
     assert (second.returncode, second.stdout) == (0, "setup: .venv is up to date\n")
 
 
+def test_an_environment_whose_making_was_interrupted_is_made_whole(project: Path) -> None:
+    """`python -m venv` writes the interpreter first and brings pip last."""
+    made = subprocess.run([sys.executable, "-m", "venv", "--without-pip", ".venv"], cwd=project, check=False)
+    assert made.returncode == 0
+    done = set_up(project)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_another_python_than_that_of_the_environment_is_refused(project: Path, tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", ".venv"], cwd=project, check=True)
+    other = tmp_path / "python3.9"
+    other.write_text("#!/bin/sh\necho 3.9\n")
+    other.chmod(0o755)
+    command = [sys.executable, ".ci/setup.py", "--python", str(other)]
+    done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
+    found = f"{sys.version_info.major}.{sys.version_info.minor}"
+    assert (1, f"setup: .venv has Python {found}, not 3.9; remove the folder .venv and call it again\n") == (
+        done.returncode,
+        done.stderr,
+    )
+
+
 def test_a_changed_lock_is_installed_into_the_same_environment(project: Path) -> None:
     assert set_up(project).returncode == 0
     marker = project / ".venv" / "kept"

@@ -121,6 +121,13 @@ def test_memory_is_judged_by_what_the_recipes_for_the_cpu_ask_for() -> None:
     assert machine_findings(replace(MACHINE, memory_available_gb=needed - 1), on_cpu=False) == []
 
 
+def test_room_for_a_folder_that_ray_has_yet_to_make_is_that_of_its_parent(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / "not" / "yet"))
+    assert look_at_machine().disk_free_gb[str(tmp_path / "not" / "yet")] > 0
+
+
 def test_this_machine_can_be_looked_at() -> None:
     machine = look_at_machine()
     assert machine.cores >= 1

@@ -140,6 +140,16 @@ def test_answers_are_kept_when_the_server_fails_and_resume_asks_for_the_rest(row
     assert found.complete and 2 == len(seen)
 
 
+def test_a_measurement_that_is_complete_is_left_as_it_is(rows: Path, tmp_path: Path) -> None:
+    output = tmp_path / "r.json"
+    with server(lambda body: said(RIGHT)) as (url, seen):
+        measure_model(url, [rows], output, endpoint=endpoint(url))
+        content = output.read_bytes()
+        seen.clear()
+        found = measure_model(url, [rows], output, resume=True, endpoint=endpoint(url))
+    assert (content, []) == (output.read_bytes(), seen) and "small" == found.engine
+
+
 def test_nobody_listening_is_said_with_the_address(rows: Path, tmp_path: Path) -> None:
     with socket.socket() as taken:  # bound and not listening: nothing else can answer there
         taken.bind(("127.0.0.1", 0))

@@ -168,3 +168,8 @@ def test_another_file_is_refused_as_a_result(text: str, tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text(text)
     with pytest.raises(ConfigError, match=r"x\.json: not a result"):
         load_measurement(tmp_path / "x.json")
+
+
+def test_a_response_that_utf8_cannot_hold_is_written_and_read_back(tmp_path: Path) -> None:
+    write_json(tmp_path / "r.json", {"response": "half a pair: \ud800, ü"})
+    assert {"response": "half a pair: \ud800, ü"} == json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))

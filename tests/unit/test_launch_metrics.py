@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from verl_toolrl.integrations.say import SAID
 from verl_toolrl.launch.metrics import Tail, parse_console_line, parse_metrics_line, total_steps_in
 from verl_toolrl.launch.progress import Progress, duration, sparkline
 
@@ -120,6 +121,15 @@ def test_a_resumed_run_recalls_the_steps_before_its_checkpoint(tmp_path: Path) -
     progress.recall(tmp_path / "earlier.jsonl", up_to=2)
     assert [3] == progress.poll()[0]
     assert [-0.5, -0.5, 2.0] == progress.series("critic/score/mean")
+
+
+def test_what_this_package_says_in_the_log_is_taken_out_once(tmp_path: Path) -> None:
+    progress = make_progress(tmp_path)
+    said = f"{SAID}data.train_files: 3 of 80 prompts are longer than 416 tokens and are left out"
+    (tmp_path / "train.log").write_text(f"something of verl\n\x1b[36m(TaskRunnerV1 pid=7)\x1b[0m {said}\n")
+    progress.poll()
+    assert [said.removeprefix(SAID)] == progress.take_said()
+    assert [] == progress.take_said()
 
 
 def test_validation_before_the_first_step_is_not_a_step(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ Composed with verl's own configuration, which is located without importing verl;
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import shlex
 import socket
@@ -18,7 +19,8 @@ import pytest
 
 from verl_toolrl.errors import ConfigError, UnknownNameError
 from verl_toolrl.launch.command import Command, build_command, ray_cluster
-from verl_toolrl.launch.preflight import available_memory, check_files, check_memory, check_ports
+from verl_toolrl.launch.launcher import lacks_last_validation
+from verl_toolrl.launch.preflight import available_memory, check_engine, check_files, check_memory, check_ports
 from verl_toolrl.launch.recipes import Composed, Recipe, compose, find_recipe, known_recipes, quote
 from verl_toolrl.launch.runs import Run, new_run
 
@@ -178,6 +180,40 @@ def test_resuming_turns_a_switched_off_resume_mode_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("frequency", "logged", "lacks"),
+    [
+        (16, [(0, "val-core/a"), (16, "critic/score/mean")], True),
+        (16, [(0, "val-core/a"), (16, "val-core/a")], False),
+        (-1, [(16, "critic/score/mean")], False),
+    ],
+    ids=["ended in it", "made", "none is wanted"],
+)
+def test_the_validation_after_the_last_step_is_made_up_for(
+    frequency: int, logged: list[tuple[int, str]], lacks: bool, tmp_path: Path
+) -> None:
+    """verl saves the last step and then validates; a run that was ended in between has all but that."""
+    run = new_run(tmp_path, "r", [])
+    lines = [json.dumps({"step": step, "data": {key: 0.5}}) for step, key in logged]
+    run.file("metrics.jsonl").write_text("\n".join([*lines, ""]))
+    recipe = composed(trainer__test_freq=frequency, ray_kwargs__ray_init__num_cpus=2)
+    assert lacks == lacks_last_validation(run, recipe, 16)
+
+
+def test_a_run_that_only_validates_leaves_nothing_of_the_users_choice_for_it(tmp_path: Path) -> None:
+    run = new_run(tmp_path / "out", "r", ["trainer.val_before_train=false", "trainer.test_freq=16"])
+    recipe = composed(trainer__logger=["file"])
+    argv = build_command(Recipe("r"), run, recipe, resume=True, cluster=None, only_validate=True).argv
+    assert ["trainer.val_before_train=true", "trainer.val_only=true"] == [word for word in argv if ".val_" in word]
+
+
+def test_an_engine_that_is_not_installed_is_said_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"rollout.name=vllm: vllm is not installed; `make setup` brings it"):
+        check_engine(composed(actor_rollout_ref__rollout__name="vllm"))
+    check_engine(composed(actor_rollout_ref__rollout__name="somebodys"))
+
+
+@pytest.mark.parametrize(
     ("value", "expected"),
     [("/a/b-c_1.5", "/a/b-c_1.5"), ("/a b", "'/a b'"), ("/it's", "'/it\\'s'"), ("/a=b", "'/a=b'"), ("/ü", "'/ü'")],
 )
@@ -224,6 +260,9 @@ def test_too_little_memory_is_refused_with_figures() -> None:
     check_memory(composed())
     with pytest.raises(ConfigError, match=r"needs about 1000000 GB of memory and [\d.]+ GB are free; .*--force"):
         check_memory(composed(launch__memory_gb=1e6))
+    with pytest.raises(ConfigError) as refused:
+        check_memory(composed(launch__memory_gb=1e6), can_force=False)
+    assert "--force" not in str(refused.value)
     with pytest.raises(ConfigError, match="launch.memory_gb: a number"):
         check_memory(composed(launch__memory_gb="much"))
 

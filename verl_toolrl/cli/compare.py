@@ -65,16 +65,16 @@ def compare(
     chosen = read_variants([*(name for name in variants.split(",") if name.strip()), *(variant or [])])
     numbers = _seeds(seeds)
     settings = list(overrides or [])
-    if prepare and not dry_run:
-        output.mkdir(parents=True, exist_ok=True)
-        settings += prepare_rows(output.absolute(), console, rows=rows, held_out=held_out, warm_up=warm_up, force=force)
+    if prepare:
+        sizes = {"rows": rows, "held_out": held_out, "warm_up": warm_up}
+        settings += prepare_rows(output.absolute(), console, **sizes, force=force, dry_run=dry_run)
     settings.append(f"trainer.test_freq={every or 1_000_000}")
     if steps is not None:
         settings.append(f"trainer.total_training_steps={steps}")
     if dry_run:
         for each, seed, given in planned(chosen, numbers, settings):
             folder = output / f"{each.name}-seed{seed}"
-            plan = plan_run(recipe, given, output=folder, resume=False, force=True, dry_run=True)
+            plan = plan_run(recipe, given, output=folder, resume=False, force=True, dry_run=True, files_to_come=prepare)
             console.out(plan.command.shell_line(), highlight=False)
         return
     runs = run_all(recipe, chosen, numbers, settings, output, console, force=force)

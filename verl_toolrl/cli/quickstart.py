@@ -92,7 +92,7 @@ def _go(
     from rich.console import Console
 
     from verl_toolrl.launch.launcher import EXIT_FAILED
-    from verl_toolrl.launch.quickstart import Ended, Settings, new_quickstart, resumed_quickstart
+    from verl_toolrl.launch.quickstart import STATE, Ended, Settings, new_quickstart, resumed_quickstart
     from verl_toolrl.launch.runs import default_output
 
     console = Console()
@@ -110,9 +110,11 @@ def _go(
         code = err.code
     except KeyboardInterrupt:
         code = 130
-    except InfrastructureError as err:
+    except (ConfigError, InfrastructureError) as err:
+        if not (run.folder / STATE).exists():  # refused before the first stage
+            raise
         typer.secho(f"error: {err}", fg="red", err=True)
-        code = EXIT_FAILED
+        code = 1 if isinstance(err, ConfigError) else EXIT_FAILED
     if code:
         folder = run.folder.relative_to(Path.cwd()) if run.folder.is_relative_to(Path.cwd()) else run.folder
         console.out("what is done is kept; to go on:", highlight=False)

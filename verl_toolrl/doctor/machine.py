@@ -37,7 +37,7 @@ def look_at_machine() -> Machine:
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     shared = shutil.disk_usage("/dev/shm").free if os.path.isdir("/dev/shm") else 0
     ray_folder = os.environ.get("RAY_TMPDIR", tempfile.gettempdir())
-    free = {folder: round(shutil.disk_usage(folder).free / 1e9, 1) for folder in (os.getcwd(), ray_folder)}
+    free = {folder: round(disk_free(folder) / 1e9, 1) for folder in (os.getcwd(), ray_folder)}
     return Machine(
         cores=len(os.sched_getaffinity(0)),
         memory_gb=round(total / 1e9, 1),
@@ -45,6 +45,12 @@ def look_at_machine() -> Machine:
         shared_memory_free_gb=round(shared / 1e9, 3),
         disk_free_gb=free,
     )
+
+
+def disk_free(folder: str) -> int:
+    """Bytes that are free where a folder is, or will be: Ray makes its own."""
+    path = Path(folder).absolute()
+    return shutil.disk_usage(next(each for each in (path, *path.parents) if each.exists())).free
 
 
 def cpu_recipe_memory_gb() -> float:

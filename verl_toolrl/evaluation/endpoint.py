@@ -17,6 +17,8 @@ __all__ = ["Endpoint", "ask", "choose_model"]
 _AGAIN = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 """Status codes after which the same request may succeed."""
 _TRIES = 4
+# A server that is there takes a connection at once, however long its answer takes.
+_CONNECT_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ async def choose_model(endpoint: Endpoint) -> str:
     import httpx
 
     address = f"{endpoint.url.rstrip('/')}/models"
-    async with httpx.AsyncClient(headers=endpoint.headers(), timeout=endpoint.timeout) as client:
+    async with httpx.AsyncClient(headers=endpoint.headers(), timeout=_limits(endpoint)) as client:
         response = await _send(client, "GET", address, None, endpoint)
     try:
         names = [str(entry["id"]) for entry in response.json()["data"]]
@@ -103,13 +105,19 @@ async def ask(
             response = await _send(client, "POST", address, body, endpoint)
             done(question.key, _answer(response, address))
 
-    async with httpx.AsyncClient(headers=endpoint.headers(), timeout=endpoint.timeout) as client:
+    async with httpx.AsyncClient(headers=endpoint.headers(), timeout=_limits(endpoint)) as client:
         workers = [asyncio.ensure_future(work(client)) for _ in range(min(endpoint.concurrency, len(waiting)))]
         try:
             await asyncio.gather(*workers)
         finally:
             for worker in workers:
                 worker.cancel()
+
+
+def _limits(endpoint: Endpoint) -> Any:
+    import httpx
+
+    return httpx.Timeout(endpoint.timeout, connect=min(_CONNECT_S, endpoint.timeout))
 
 
 async def _send(client: Any, method: str, address: str, body: Any, endpoint: Endpoint) -> Any:
@@ -123,6 +131,9 @@ async def _send(client: Any, method: str, address: str, body: Any, endpoint: End
             response = await client.request(method, address, json=body)
         except (httpx.InvalidURL, httpx.UnsupportedProtocol) as err:
             raise ConfigError(f"{address}: {err}") from err
+        except httpx.ConnectTimeout:
+            problem = f"no connection within {min(_CONNECT_S, endpoint.timeout):g} s"
+            continue
         except httpx.TimeoutException:
             problem = f"no answer within {endpoint.timeout:g} s"
             continue

@@ -182,7 +182,9 @@ def write_json(path: Path, content: Any) -> None:
     """Write JSON in one piece, so that a reader never sees half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    scratch.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    # What UTF-8 cannot hold, a lone surrogate in a response, becomes JSON's own escape for it.
+    scratch.write_text(text, encoding="utf-8", errors="backslashreplace")
     scratch.replace(path)
 
 

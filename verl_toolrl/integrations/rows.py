@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from omegaconf import DictConfig, ListConfig
 
 from verl_toolrl.errors import DatasetError
+from verl_toolrl.integrations.say import say
 from verl_toolrl.rewards import RewardFunction
 from verl_toolrl.rewards.trajectory import empty_trajectory, score_trajectory, takes_trajectory
 from verl_toolrl.schema import validate_row
@@ -84,7 +85,7 @@ def report_dropped(dataset: Any, rows: int, config: DictConfig, where: str) -> i
     if len(dataset) == 0:
         raise DatasetError(f"{where}: all {rows} prompts are longer than data.max_prompt_length={limit} tokens")
     if dropped:
-        print(f"{where}: {dropped} of {rows} prompts are longer than {limit} tokens and are left out", flush=True)
+        say(f"{where}: {dropped} of {rows} prompts are longer than {limit} tokens and are left out")
     return dropped
 
 

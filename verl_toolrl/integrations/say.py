@@ -7,14 +7,17 @@ from __future__ import annotations
 
 from collections import Counter
 
-__all__ = ["say", "say_at_first"]
+__all__ = ["SAID", "say", "say_at_first"]
+
+SAID = "verl-toolrl: "
+"""Begin of such a line, by which the launcher finds it and shows it."""
 
 _said: Counter[str] = Counter()
 
 
 def say(text: str) -> None:
     """Print one line."""
-    print(text, flush=True)
+    print(f"{SAID}{text}", flush=True)
 
 
 def say_at_first(kind: str, text: str, *, times: int = 10) -> None:
@@ -22,4 +25,4 @@ def say_at_first(kind: str, text: str, *, times: int = 10) -> None:
     _said[kind] += 1
     count = _said[kind]
     if count <= times or count % 100 == 0:
-        print(f"{text} [{kind}: {count} so far in this process]" if count >= times else text, flush=True)
+        say(f"{text} [{kind}: {count} so far in this process]" if count >= times else text)

@@ -65,6 +65,25 @@ NAMES: tuple[VerlName, ...] = (
         "verl.utils.dataset.multiturn_sft_dataset:MultiTurnSFTDataset._read_files_and_process",
         "tools of a supervised row in the chat template",
     ),
+    _name(
+        "verl.utils.dataset.rl_dataset:RLHFDataset.maybe_filter_out_long_prompts",
+        "prompts measured with their tools",
+        "dataframe",
+    ),
+    _name(
+        "verl.tools.base_tool:BaseTool.execute", "verl's tools in our toolbox, and ours in verl's loop", "parameters"
+    ),
+    _name("verl.tools.function_tool:FunctionTool", "verl's tools in our toolbox"),
+    _name("verl.tools.function_tool:normalize_function_tool_return", "what verl's tools answer"),
+    _name("verl.tools.schemas:OpenAIFunctionToolSchema", "our tools in verl's loop"),
+    _name("verl.tools.schemas:ToolResponse", "our tools in verl's loop"),
+    _name(
+        "verl.tools.tool_registry:load_all_tools",
+        "verl's tools by their files",
+        "tool_config_path",
+        "function_tool_path",
+    ),
+    _name("verl.plugin.platform:get_platform", "doctor: the platform that verl takes"),
     _name("verl.experimental.agent_loop.agent_loop:AgentLoopBase.run", "loops of several turns", "sampling_params"),
     _name("verl.experimental.agent_loop.agent_loop:AgentLoopMetrics", "times of a trajectory"),
     _name(
@@ -169,6 +188,12 @@ CPU_NAMES: tuple[VerlName, ...] = (
     _name("verl.plugin.platform.platform_base:PlatformBase", "base of the platform"),
     _name("verl.utils.distributed:initialize_global_process_group_ray", "asks the platform for its backend first"),
     _name("verl.workers.engine:EngineRegistry.register", "engines for cpu", "model_type", "backend", "device"),
+    _name(
+        f"{_FSDP}:FSDPEngineWithLMHead.forward_step",
+        "rows without advantage left out",
+        *("micro_batch", "loss_function", "forward_only"),
+    ),
+    _name("verl.workers.utils.losses:ppo_loss", "rows without advantage left out: which loss it is"),
     _name(f"{_FSDP}:FSDPEngineWithLMHead.prepare_model_inputs", "logits of the response alone", "micro_batch"),
     _name(
         f"{_FSDP}:FSDPEngineWithLMHead.prepare_model_outputs",
@@ -191,11 +216,18 @@ CPU_NAMES: tuple[VerlName, ...] = (
 _VLLM_ENGINE = "vllm.v1.engine.llm_engine:LLMEngine"
 
 VLLM_NAMES: tuple[VerlName, ...] = (
+    _name("vllm:LLM", "measuring a checkpoint"),
     _name("vllm:SamplingParams", "measuring a checkpoint", "temperature", "max_tokens"),
     _name("vllm:TokensPrompt", "measuring a checkpoint"),
     _name(f"{_VLLM_ENGINE}.add_request", "measuring a checkpoint", "request_id", "prompt", "params"),
     _name(f"{_VLLM_ENGINE}.has_unfinished_requests", "measuring a checkpoint"),
     _name(f"{_VLLM_ENGINE}.step", "answers as soon as they are there"),
+    _name(
+        "vllm.v1.sample.ops.topk_topp_sampler:TopKTopPSampler.forward_cpu",
+        "one draw for seeded requests on a CPU",
+        *("logits", "generators", "k", "p"),
+    ),
+    _name("vllm.v1.sample.ops.topk_topp_sampler:apply_top_k_top_p", "one draw for seeded requests on a CPU"),
     _name("vllm.v1.engine.exceptions:EngineDeadError", "sessions that a dead engine lost"),
     _name("vllm.v1.engine.exceptions:EngineGenerateError", "sessions that a failing engine lost"),
 )

@@ -83,7 +83,9 @@ def run_variables(run: Run, *, own_ray: bool) -> dict[str, str]:
     return variables | {"RAY_TMPDIR": scratch, "VLLM_RPC_BASE_PATH": scratch}
 
 
-def build_command(recipe: Recipe, run: Run, composed: Composed, *, resume: bool, cluster: str | None) -> Command:
+def build_command(
+    recipe: Recipe, run: Run, composed: Composed, *, resume: bool, cluster: str | None, only_validate: bool = False
+) -> Command:
     """Build the command of the run's newest attempt.
 
     A key that the user overrides is left to the user.
@@ -94,6 +96,7 @@ def build_command(recipe: Recipe, run: Run, composed: Composed, *, resume: bool,
         composed: The recipe with the user's overrides.
         resume: Whether to go on from the last checkpoint of the folder.
         cluster: Ray cluster that is joined; its workers do not inherit our environment and get it through Ray.
+        only_validate: Whether nothing is left but the validation after the last step.
     """
     overrides = run.attempt.overrides
     environment = {"VERL_PLATFORM": "cpu"} if composed.on_cpu else {}
@@ -115,6 +118,10 @@ def build_command(recipe: Recipe, run: Run, composed: Composed, *, resume: bool,
     if resume and composed.get("trainer.resume_mode") == "disable":
         ours["trainer.resume_mode"] = "auto"
         overrides = [override for override in overrides if override_key(override) != "trainer.resume_mode"]
+    if only_validate:
+        for key in ("trainer.val_before_train", "trainer.val_only"):
+            ours[key] = "true"
+            overrides = [override for override in overrides if override_key(override) != key]
     if cluster is not None:
         for key, value in {**environment, **bookkeeping}.items():
             # Always in quotes: Ray wants texts, and Hydra reads a run id such as 12e45678 as a number.

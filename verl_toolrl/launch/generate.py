@@ -19,7 +19,10 @@ from verl_toolrl.launch.failure import last_error
 from verl_toolrl.launch.metrics import Tail
 from verl_toolrl.launch.processes import descendants, die_with_parent, end_processes, process_table
 
-__all__ = ["generate", "runs_on_cpu"]
+__all__ = ["ENGINE_LOG", "generate", "runs_on_cpu"]
+
+ENGINE_LOG = "engine.log"
+"""What the engine wrote, in the folder of the job."""
 
 
 def runs_on_cpu() -> bool:
@@ -68,7 +71,7 @@ def generate(
         InfrastructureError: If the engine fails; what was answered before was handed on.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    answers, log, job = folder / "answers.jsonl", folder / "engine.log", folder / "job.json"
+    answers, log, job = folder / "answers.jsonl", folder / ENGINE_LOG, folder / "job.json"
     answers.write_text("")
     on_cpu = runs_on_cpu()
     options = {**(_cpu_engine() if on_cpu else {}), **(engine or {})}
@@ -105,7 +108,7 @@ def generate(
         raise ConfigError(found["error"])
     if child.returncode:
         reason = "; ".join(last_error(log)) or f"exit code {child.returncode}"
-        raise InfrastructureError(f"vLLM failed with {model}: {reason}\nlog: {log}")
+        raise InfrastructureError(f"vLLM failed with {model}: {reason}")
     return str(found.get("about", {}).get("engine", "vllm"))
 
 

@@ -22,10 +22,11 @@ from verl_toolrl.errors import ConfigError
 from verl_toolrl.launch.command import Command, build_command, ray_cluster
 from verl_toolrl.launch.failure import last_error, tail_of
 from verl_toolrl.launch.keeper import describe_exit
-from verl_toolrl.launch.preflight import check_files, check_memory, check_ports
+from verl_toolrl.launch.metrics import Tail, parse_metrics_line
+from verl_toolrl.launch.preflight import check_engine, check_files, check_memory, check_ports
 from verl_toolrl.launch.processes import Process, adopt_orphans, descendants, members, process_table
 from verl_toolrl.launch.progress import Progress, duration
-from verl_toolrl.launch.recipes import Composed, compose, find_recipe
+from verl_toolrl.launch.recipes import Composed, compose, find_recipe, override_key
 from verl_toolrl.launch.runs import (
     UNFINISHED,
     Run,
@@ -41,7 +42,10 @@ from verl_toolrl.launch.stop import stop_run, sweep
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-__all__ = ["EXIT_FAILED", "Plan", "execute", "plan_run", "report"]
+__all__ = [
+    *("EXIT_FAILED", "Plan"),
+    *("execute", "follows_parent", "lacks_last_validation", "plan_run", "report"),
+]
 
 EXIT_FAILED = 3
 """Exit code where the run started and failed; 1 is bad input, 128 + n a signal that interrupted it."""
@@ -73,7 +77,14 @@ class Plan:
 
 
 def plan_run(
-    recipe_text: str, overrides: list[str], *, output: Path | None, resume: bool, force: bool, dry_run: bool = False
+    recipe_text: str,
+    overrides: list[str],
+    *,
+    output: Path | None,
+    resume: bool,
+    force: bool,
+    dry_run: bool = False,
+    files_to_come: bool = False,
 ) -> Plan:
     """Check everything that can be checked, then take the run folder.
 
@@ -84,6 +95,7 @@ def plan_run(
         resume: Go on with the run of `output`.
         force: Start even if memory is short.
         dry_run: Write nothing.
+        files_to_come: Whether data and model are made by a stage before this run.
 
     Raises:
         ConfigError: Something is wrong with the input; nothing was started or changed.
@@ -94,7 +106,8 @@ def plan_run(
         raise ConfigError("--resume needs --output DIR, the folder of the run to go on with")
     recipe = find_recipe(recipe_text)
     composed = compose(recipe, overrides)
-    check_files(composed)
+    if not files_to_come:
+        check_files(composed)
     check_ports(composed)
     if not force:
         check_memory(composed)
@@ -102,12 +115,15 @@ def plan_run(
     run = (resumed_run if resume else new_run)(folder, recipe.label, overrides)
     total = composed.get("trainer.total_training_steps")
     saved = last_checkpoint(checkpoint_folder(run, composed)) if resume else None
-    if saved is not None and isinstance(total, int) and saved >= total:
+    at_end = saved is not None and isinstance(total, int) and saved >= total
+    if at_end and not lacks_last_validation(run, composed, saved):
         raise ConfigError(
             f"{folder} has reached its last step ({saved}): trainer.total_training_steps=N goes on to a later one"
         )
     cluster = ray_cluster(composed, os.environ)
-    command = build_command(recipe, run, composed, resume=resume, cluster=cluster)
+    if cluster is None and not dry_run:  # a cluster's nodes may have what this machine has not
+        check_engine(composed)
+    command = build_command(recipe, run, composed, resume=resume, cluster=cluster, only_validate=at_end)
     run.attempt.command = command.shell_line()
     if not dry_run:
         if resume and run.attempts[-2].state in UNFINISHED:
@@ -129,8 +145,18 @@ def plan_run(
 
 def checkpoint_folder(run: Run, composed: Composed) -> Path:
     """Where the run saves checkpoints: `checkpoints/` of its folder, unless the user says otherwise."""
-    given = any(override.startswith("trainer.default_local_dir=") for override in run.attempt.overrides)
+    given = any(override_key(override) == "trainer.default_local_dir" for override in run.attempt.overrides)
     return Path(composed.get("trainer.default_local_dir")) if given else run.folder / "checkpoints"
+
+
+def lacks_last_validation(run: Run, composed: Composed, step: int | None) -> bool:
+    """Whether a run that has saved its last step was ended before the validation that verl makes after it."""
+    frequency = composed.get("trainer.test_freq")
+    if "ray_kwargs" not in composed.config or not isinstance(frequency, int) or frequency <= 0:
+        return False
+    lines = (line for attempt in run.attempts for line in Tail(run.file("metrics.jsonl", attempt.number)).lines())
+    records = filter(None, map(parse_metrics_line, lines))
+    return not any(at == step and any(key.startswith("val-") for key in metrics) for at, metrics in records)
 
 
 class _Signals:
@@ -205,7 +231,8 @@ def execute(
             while keeper.poll() is None:
                 if parent is not None and os.getppid() != parent:
                     parent = None
-                    signals.seen.append("parent-gone")
+                    if not signals.seen:  # the kernel may have told us already
+                        signals.seen.append("parent-gone")
                 for name in signals.seen[told:]:
                     told += 1
                     again = "once more ends it at once" if told == 1 else "at once"
@@ -262,6 +289,9 @@ def _display(
         if progress.phase != phase and not progress.steps:
             phase = progress.phase
             console.out(f"{phase} ... ({duration(time.monotonic() - progress.begun)})", highlight=False)
+        for text in progress.take_said():
+            if not verbose:
+                console.out(text, highlight=False)
         for step in steps:
             console.out(progress.line(step), highlight=False)
 
@@ -276,6 +306,8 @@ def _display(
 
         def draw(_: bool) -> None:
             progress.poll()
+            for text in progress.take_said():
+                console.out(text, highlight=False)
             screen.update(picture())
 
         yield draw

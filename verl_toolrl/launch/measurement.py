@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from verl_toolrl.errors import ConfigError
+from verl_toolrl.errors import ConfigError, InfrastructureError
 from verl_toolrl.evaluation.endpoint import Endpoint, ask, choose_model
 from verl_toolrl.evaluation.questions import Question, read_questions
 from verl_toolrl.evaluation.result import Answer, Measurement, fingerprint, load_measurement, measure, write_json
 from verl_toolrl.formats import get_dialect
 from verl_toolrl.launch.checkpoints import check_chat_template, find_model, merge, needs_merge
-from verl_toolrl.launch.generate import generate
+from verl_toolrl.launch.generate import ENGINE_LOG, generate
 
 __all__ = ["MAX_TOKENS", "is_endpoint", "measure_model"]
 
@@ -90,6 +91,8 @@ def measure_model(
             engine=engine,
         )
 
+    if answers and not missing:
+        return load_measurement(output)
     kept = len(answers)
     try:
         if not missing:
@@ -97,7 +100,7 @@ def measure_model(
         elif kind == "endpoint":
             engine = asyncio.run(_ask(endpoint or Endpoint(model), missing, max_tokens, done))
         else:
-            engine = _generate(model, missing, max_tokens, done, tick)
+            engine = _generate(model, missing, max_tokens, done, tick, log=output.with_suffix(".engine.log"))
     finally:
         if len(answers) > kept or not missing:
             write_json(output, result().to_json())
@@ -118,6 +121,8 @@ def _generate(
     max_tokens: int,
     done: Callable[[str, Answer], None],
     tick: Callable[[], None],
+    *,
+    log: Path,
 ) -> str:
     folder = find_model(model)
     with tempfile.TemporaryDirectory(prefix="verl-toolrl-") as scratch:
@@ -125,14 +130,16 @@ def _generate(
             check_chat_template(folder)
             if needs_merge(folder):
                 folder = merge(folder, Path(scratch) / "merged")
-        return generate(
-            str(folder or model),
-            questions,
-            max_tokens=max_tokens,
-            folder=Path(scratch),
-            done=done,
-            tick=tick,
-        )
+        try:
+            return generate(
+                str(folder or model), questions, max_tokens=max_tokens, folder=Path(scratch), done=done, tick=tick
+            )
+        except InfrastructureError as err:
+            # The folder goes with this block; what the engine said is wanted after it.
+            if not (Path(scratch) / ENGINE_LOG).exists():
+                raise
+            shutil.copyfile(Path(scratch) / ENGINE_LOG, log)
+            raise InfrastructureError(f"{err}\nlog: {log}") from err
 
 
 def _earlier(output: Path, model: str, files: Sequence[Path], max_tokens: int) -> dict[str, Answer]:

@@ -8,6 +8,7 @@ Each is one sentence now instead of a traceback of Ray minutes later. A recipe s
 
 from __future__ import annotations
 
+import importlib.util
 import socket
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from verl_toolrl.errors import ConfigError
 from verl_toolrl.launch.processes import Process, marked_runs, process_table
 from verl_toolrl.launch.recipes import Composed
 
-__all__ = ["available_memory", "check_files", "check_memory", "check_ports", "describe_runs"]
+__all__ = ["available_memory", "check_engine", "check_files", "check_memory", "check_ports", "describe_runs"]
 
 GB = 1e9
 _PORTS = {
@@ -26,6 +27,13 @@ _PORTS = {
     "transfer_queue.metrics.port": "transfer_queue.metrics.enabled",
     "actor_rollout_ref.rollout.disaggregation.bootstrap_port": "actor_rollout_ref.rollout.disaggregation.enable",
 }
+
+
+_ENGINES = {
+    "vllm": "`make setup` brings it for the CPU, pip install 'verl-toolrl[vllm]' else",
+    "sglang": "pip install 'verl-toolrl[sglang]', and without a GPU what recipes/rollout/README.md says",
+}
+"""Module of an engine -> how to get it."""
 
 
 def available_memory() -> int:
@@ -46,8 +54,12 @@ def available_memory() -> int:
     return max(0, free)
 
 
-def check_memory(composed: Composed) -> None:
+def check_memory(composed: Composed, *, can_force: bool = True) -> None:
     """Compare the memory that the recipe asks for (`launch.memory_gb`) with what is there.
+
+    Args:
+        composed: The recipe with the user's overrides.
+        can_force: Whether the command has `--force`.
 
     Raises:
         ConfigError: There is less; the text names the largest program and runs that were left behind.
@@ -69,8 +81,8 @@ def check_memory(composed: Composed) -> None:
     else:
         hint = f"most is used by {largest.title[:60]!r} (process {largest.pid}, {largest.resident_bytes / GB:.1f} GB)"
     raise ConfigError(
-        f"this recipe needs about {needed / GB:.0f} GB of memory and {free / GB:.1f} GB are free; {hint}; "
-        "--force starts it nevertheless"
+        f"this recipe needs about {needed / GB:.0f} GB of memory and {free / GB:.1f} GB are free; {hint}"
+        + ("; --force starts it nevertheless" if can_force else "")
     )
 
 
@@ -99,6 +111,17 @@ def check_ports(composed: Composed) -> None:
                 probe.bind(("", port))
             except OSError as err:
                 raise ConfigError(f"port {port} is in use ({key}): choose another with {key}={port + 1}") from err
+
+
+def check_engine(composed: Composed) -> None:
+    """See that the recipe's rollout engine is installed here; verl would fail on it in a worker, a minute later.
+
+    Raises:
+        ConfigError: It is not.
+    """
+    name = composed.get("actor_rollout_ref.rollout.name")
+    if name in _ENGINES and importlib.util.find_spec(name) is None:
+        raise ConfigError(f"actor_rollout_ref.rollout.name={name}: {name} is not installed; {_ENGINES[name]}")
 
 
 def check_files(composed: Composed) -> None:

@@ -15,7 +15,15 @@ __all__ = ["prepare"]
 
 
 def prepare(
-    folder: Path, console: Console, *, rows: int, held_out: int, warm_up: int, seed: int = 1, force: bool = False
+    folder: Path,
+    console: Console,
+    *,
+    rows: int,
+    held_out: int,
+    warm_up: int,
+    seed: int = 1,
+    force: bool = False,
+    dry_run: bool = False,
 ) -> list[str]:
     """Make rows from the quickstart's tools and warm the quickstart's model up; what is there already is kept.
 
@@ -27,6 +35,7 @@ def prepare(
         warm_up: Supervised steps of 8 rows.
         seed: Of the rows.
         force: Start even if less memory is free than the recipe needs.
+        dry_run: Make nothing.
 
     Returns:
         Overrides that name files and model.
@@ -34,16 +43,24 @@ def prepare(
     Raises:
         ConfigError: If the warm-up does not finish.
     """
+    data, warm = folder / "data", folder / "warmup"
+    model = warm / "checkpoints" / f"global_step_{warm_up}" / "huggingface"
+    overrides = [
+        f"data.train_files={quote(str(data / 'train.parquet'))}",
+        f"data.val_files={quote(str(data / 'seen.parquet'))}",
+        f"actor_rollout_ref.model.path={quote(str(model))}",
+    ]
+    if dry_run:
+        return overrides
+
     from verl_toolrl.data.world import WorldSpec, make_world, write_world
     from verl_toolrl.integrations.smollm2 import export_smollm2
     from verl_toolrl.launch.launcher import execute, plan_run, report
     from verl_toolrl.launch.quickstart import LISTS
     from verl_toolrl.launch.runs import load_run
 
-    data = folder / "data"
     spec = WorldSpec(seed=seed, train=rows, sft=warm_up * 8, seen=held_out, unseen=0, no_tool=0, lists=LISTS)
     write_world(make_world(spec), data)
-    warm = folder / "warmup"
     earlier = load_run(warm)
     if earlier is None or earlier.attempt.state != "finished":
         console.rule("supervised warm-up")
@@ -58,9 +75,4 @@ def prepare(
         if run.attempt.state != "finished":
             report(run, progress, plan, console)
             raise ConfigError("the warm-up did not finish; the same command goes on there")
-    model = warm / "checkpoints" / f"global_step_{warm_up}" / "huggingface"
-    return [
-        f"data.train_files={quote(str(data / 'train.parquet'))}",
-        f"data.val_files={quote(str(data / 'seen.parquet'))}",
-        f"actor_rollout_ref.model.path={quote(str(model))}",
-    ]
+    return overrides

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from verl_toolrl.integrations.say import SAID
 from verl_toolrl.launch.failure import clean_line
 from verl_toolrl.launch.metrics import Metrics, Tail, parse_console_line, parse_metrics_line, total_steps_in
 
@@ -71,6 +72,7 @@ class Progress:
     def __post_init__(self) -> None:
         self._metrics, self._log = Tail(self.metrics_file), Tail(self.log)
         self.last_line = ""
+        self._said: list[str] = []
 
     def recall(self, metrics_file: Path, *, up_to: int) -> None:
         """Read the steps of an earlier attempt, up to the checkpoint that this one goes on from."""
@@ -98,6 +100,8 @@ class Progress:
         if text.strip() and not text.startswith((" ", "'", "{")):
             self.last_line = text
         self.total_steps = total_steps_in(text) or self.total_steps
+        if text.startswith(SAID):
+            self._said.append(text.removeprefix(SAID))
         for sign, phase in _PHASES:
             if sign.search(text) and not self.steps:
                 self.phase = phase
@@ -105,6 +109,11 @@ class Progress:
         record = parse_console_line(text)
         if record is not None and record[0] not in self.records:
             self._add(record)
+
+    def take_said(self) -> list[str]:
+        """Return what this package has to say in the log since the last time: prompts left out, tools not shown, ..."""
+        said, self._said = self._said, []
+        return said
 
     def _add(self, record: tuple[int, Metrics] | None) -> None:
         if record is not None:

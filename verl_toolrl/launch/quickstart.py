@@ -26,7 +26,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -34,9 +34,10 @@ from typing import TYPE_CHECKING, Any
 
 from verl_toolrl.errors import ConfigError, InfrastructureError
 from verl_toolrl.launch.board import Board, Line
-from verl_toolrl.launch.launcher import execute, plan_run, report
+from verl_toolrl.launch.launcher import execute, follows_parent, lacks_last_validation, plan_run, report
 from verl_toolrl.launch.metrics import Metrics
 from verl_toolrl.launch.preflight import check_memory
+from verl_toolrl.launch.processes import die_with_parent
 from verl_toolrl.launch.progress import Progress
 from verl_toolrl.launch.recipes import compose, find_recipe, quote
 from verl_toolrl.launch.runs import Run, last_checkpoint, load_run
@@ -207,7 +208,7 @@ class Quickstart:
         """
         stages = self.stages()
         if "grpo" not in self.state["stages"]:
-            check_memory(compose(find_recipe(self.recipe), []))  # before the minutes that come first
+            check_memory(compose(find_recipe(self.recipe), []), can_force=False)  # before the minutes that come first
         board = Board(console, f"{self.command}  seed {self.settings.seed}  {self.folder}", self.titles())
         with self._alone(), _interruptible():
             self._save()
@@ -283,7 +284,7 @@ class Quickstart:
         ]
         found = self._train(self.warm_up_recipe, overrides, folder, self.sizes.warm_up, board)
         losses = [metrics["train/loss"] for metrics in found["metrics"].values() if "train/loss" in metrics]
-        line.note = f"loss {losses[0]:.2f} to {losses[-1]:.2f}"
+        line.note = f"loss {span(losses, '.2f')}"
         return found
 
     def _before(self, board: Board, line: Line) -> dict[str, Any]:
@@ -306,7 +307,7 @@ class Quickstart:
         rewards = [
             metrics["critic/score/mean"] for metrics in found["metrics"].values() if "critic/score/mean" in metrics
         ]
-        line.note = f"reward {rewards[0]:+.2f} to {rewards[-1]:+.2f}"
+        line.note = f"reward {span(rewards, '+.2f')}"
         return found
 
     def _after(self, board: Board, line: Line) -> dict[str, Any]:
@@ -314,10 +315,13 @@ class Quickstart:
 
     def _train(self, recipe: str, overrides: list[str], folder: Path, steps: int, board: Board) -> dict[str, Any]:
         """Run a recipe, from its last checkpoint if the folder has one."""
-        earlier = load_run(folder)
+        earlier, composed = load_run(folder), compose(find_recipe(recipe), overrides)
         if earlier is not None and last_checkpoint(folder / "checkpoints") == steps:
-            return _found(earlier.attempt.command, _all_metrics(earlier))  # stopped between the last step and our note
-        plan = plan_run(recipe, overrides, output=folder, resume=earlier is not None, force=False)
+            # Stopped between the last step and our note, or in the validation that follows the step.
+            if not lacks_last_validation(earlier, composed, steps):
+                return _found(earlier.attempt.command, _all_metrics(earlier))
+        check_memory(composed, can_force=False)
+        plan = plan_run(recipe, overrides, output=folder, resume=earlier is not None, force=True)
         if not board.console.is_terminal:
             board.console.out(plan.command.shell_line(), highlight=False)
         run, progress = execute(plan, board.console, frame=board.frame)
@@ -467,6 +471,11 @@ def curve(metrics: Mapping[str, Mapping[str, float]], key: str) -> tuple[list[fl
     return [step for step, _ in found], [value for _, value in found]
 
 
+def span(values: Sequence[float], form: str) -> str:
+    """First and last value; a run that was ended between its only step and the line of it has none."""
+    return f"{values[0]:{form}} to {values[-1]:{form}}" if values else "not logged"
+
+
 def closing(quickstart: Quickstart, differences: Mapping[str, SetDifference]) -> list[str]:
     """What the run shows, what it does not, and where its files are."""
     folder, sizes = quickstart.folder, quickstart.sizes
@@ -519,7 +528,10 @@ def link(source: str, target: str) -> None:
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP end the run as Ctrl-C does; what the parent told us to ignore stays ignored (nohup)."""
+    """Let SIGTERM and SIGHUP end the run as Ctrl-C does, and the end of a `make` or script that started it.
+
+    What the parent told us to ignore stays ignored (nohup).
+    """
 
     def interrupt(signum: int, frame: object) -> None:
         raise Ended(128 + signum)
@@ -529,6 +541,8 @@ def _interruptible() -> Iterator[None]:
         for signum in (signal.SIGTERM, signal.SIGHUP)
         if signal.getsignal(signum) is not signal.SIG_IGN
     }
+    if follows_parent() and signal.SIGTERM in before:
+        die_with_parent()  # the kernel sends SIGTERM; a training that is under way ends its processes first
     try:
         yield
     finally:

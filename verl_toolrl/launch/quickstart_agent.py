@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from verl_toolrl.launch.board import Board, Line
-from verl_toolrl.launch.quickstart import Quickstart, Sizes, curve, link
+from verl_toolrl.launch.quickstart import Quickstart, Sizes, curve, link, span
 from verl_toolrl.launch.recipes import quote
 
 if TYPE_CHECKING:
@@ -92,11 +92,11 @@ class AgentQuickstart(Quickstart):
         shutil.rmtree(self.folder / "model", ignore_errors=True)
         shutil.copytree(trained, self.folder / "model", copy_function=link)
         success = [
-            each["reward/seen/is_solved/mean"]
+            100 * each["reward/seen/is_solved/mean"]
             for each in found["metrics"].values()
             if "reward/seen/is_solved/mean" in each
         ]
-        line.note = f"success of its samples {100 * success[0]:.0f} % to {100 * success[-1]:.0f} %"
+        line.note = f"success of its samples in %: {span(success, '.0f')}"
         return found
 
     def _finish(self, console: Console) -> None:

@@ -19,7 +19,7 @@ quickstart: setup ## A small real model learns to call tools on this machine, wi
 quickstart-agent: setup ## The same over several turns with tools (ARGS="--seed 2")
 	$(BIN)/verl-toolrl quickstart-agent $(ARGS)
 
-test-unit: ## Fast tests: no engine, no Ray (under 2 minutes)
+test-unit: setup ## Fast tests: no engine, no Ray (under 2 minutes)
 	$(PYTEST) -q -n auto tests/unit
 
 test: setup ## Fast tests, then those with real verl, Ray and vLLM (under 25 minutes)
@@ -33,15 +33,15 @@ test-sglang: setup ## A real SGLang under verl, without a GPU, in .venv-sglang
 	@$(BIN)/python .ci/setup_sglang.py
 	$(CPU) .venv-sglang/bin/python -m pytest -q tests/sglang
 
-lint: ## ruff and mypy
+lint: setup ## ruff and mypy
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
 
-fuzz: ## A million mutated responses: no exception, finite, inside the bounds
+fuzz: setup ## A million mutated responses: no exception, finite, inside the bounds
 	@for script in tests/fuzz_*.py; do echo "== $$script"; $(BIN)/python $$script --count 1000000 || exit 1; done
 
-bench: ## Print the speed tables of tests/benchmarks
+bench: setup ## Print the speed tables of tests/benchmarks
 	@for script in tests/benchmarks/bench_*.py; do echo "== $$script"; $(CPU) $(BIN)/python $$script || exit 1; done
 
 lock: ## Renew requirements-cpu.txt

@@ -2,7 +2,8 @@
 
 Written anew after the published templates: Qwen2.5 and Qwen3 (tools in the system message, answers of tools as a user's
 turn; Qwen3 leaves out the thoughts before the last question), Hermes 2 Pro (role `tool`), Llama 3.1 (tools in the first
-user's message, answers of tools as JSON under `ipython`), and plain ChatML, which knows no tools.
+user's message, answers of tools as JSON under `ipython`), and plain ChatML, which knows no tools. All but the last
+write `tool_calls` of a message as their models do.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ _TOOLS = """
 {%- macro offer() %}# Tools
 {% for tool in tools %}{{ tool | tojson }}
 {% endfor %}Write calls between <tool_call> and </tool_call>.{% endmacro -%}
+{%- macro calls(message) %}{% for call in message.tool_calls %}<tool_call>
+{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}
+</tool_call>{% endfor %}{% endmacro -%}
 """
 
 _QWEN_TOOL = """
@@ -41,7 +45,7 @@ You are a helpful assistant.<|im_end|>
 {%- for message in messages %}
 {%- if message.role == 'system' and loop.first and tools %}
 {%- elif message.role in ('system', 'user', 'assistant') %}<|im_start|>{{ message.role }}
-{{ message.content }}<|im_end|>
+{{ message.content }}{{ calls(message) }}<|im_end|>
 {% """
     + _QWEN_TOOL.lstrip().removeprefix("{%- ")
     + """{%- endif %}{% endfor %}"""
@@ -72,7 +76,7 @@ QWEN3 = (
 {{ parts[0].split('<think>')[-1].strip('\\n') }}
 </think>
 
-{% endif %}{{ said }}<|im_end|>
+{% endif %}{{ said }}{{ calls(message) }}<|im_end|>
 {% """
     + _QWEN_TOOL.lstrip().removeprefix("{%- ")
     + """{%- endif %}{% endfor %}"""
@@ -86,7 +90,7 @@ HERMES = (
 {% endif %}
 {%- for message in messages %}
 {%- if message.role in ('system', 'user', 'assistant') %}<|im_start|>{{ message.role }}
-{{ message.content }}<|im_end|>
+{{ message.content }}{{ calls(message) }}<|im_end|>
 {% elif message.role == 'tool' %}
 {%- if loop.first or messages[loop.index0 - 1].role != 'tool' %}<|im_start|>tool{% endif %}
 <tool_response>
@@ -116,6 +120,10 @@ Answer with JSON calls of these functions.
 
 {% if message.content is mapping or message.content is iterable %}{{ message.content | tojson }}
 {%- else %}{{ message.content }}{% endif %}<|eot_id|>
+{%- elif message.tool_calls %}
+{%- set call = message.tool_calls[0].function %}<|start_header_id|>assistant<|end_header_id|>
+
+{"name": "{{ call.name }}", "parameters": {{ call.arguments | tojson }}}<|eot_id|>
 {%- else %}<|start_header_id|>{{ message.role }}<|end_header_id|>
 
 {{ message.content | trim }}<|eot_id|>

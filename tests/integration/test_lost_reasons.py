@@ -1,8 +1,10 @@
-"""A session that infrastructure ends is reported with its reason, wherever in the session the failure happens."""
+"""A session that ends without a trajectory is reported with its reason, wherever in the session the failure happens."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,21 +12,26 @@ import pytest
 
 pytest.importorskip("verl", reason="needs verl")
 
-from verl_toolrl.errors import ConfigError, InfrastructureError
-from verl_toolrl.integrations import rollout_loops
-from verl_toolrl.integrations.lost_sessions import Groups
+from omegaconf import DictConfig, OmegaConf
+from verl.experimental.agent_loop.agent_loop import DictConfigWrap
 
-Reports = list[tuple[str, str, int]]
+from verl_toolrl.errors import AuthorError, ConfigError, DatasetError, InfrastructureError
+from verl_toolrl.integrations import lost_sessions, rollout_loops
+from verl_toolrl.integrations.lost_sessions import AUTHOR, Groups
+from verl_toolrl.integrations.lost_share import LostShare
+
+Reports = list[tuple[str, str, int, str]]
 
 
 @pytest.fixture
 def reports(monkeypatch: pytest.MonkeyPatch) -> Reports:
     made: Reports = []
 
-    async def report(session: str, reason: str, step: int) -> None:
-        made.append((session, reason, step))
+    async def report(session: str, reason: str, step: int, kind: str = "infrastructure") -> None:
+        made.append((session, reason, step, kind))
 
-    monkeypatch.setattr(rollout_loops, "report_lost", report)
+    for module in (rollout_loops, lost_sessions):
+        monkeypatch.setattr(module, "report_lost", report)
     return made
 
 
@@ -50,17 +57,88 @@ def run(errors: list[Exception | None]) -> list[Any]:
     return asyncio.run(everything())
 
 
+def config(**toolrl: Any) -> DictConfig:
+    rollout = {"name": "vllm", "seed": 3, "prompt_length": 512, "response_length": 512, "max_model_len": None}
+    return OmegaConf.create(
+        {"data": {}, "actor_rollout_ref": {"rollout": {**rollout, "custom": {"toolrl": toolrl}}}},
+    )
+
+
+def run_for_real(cfg: DictConfig, tokenizer: Any, sessions: int = 2, **row: Any) -> list[Any]:
+    """Run the sessions of a prompt, none of which gets as far as the engine."""
+    row = {"raw_prompt": [{"role": "user", "content": "Go."}], "uid": "u", "global_steps": 3, "index": 0, **row}
+
+    async def one(number: int) -> Any:
+        made = rollout_loops.NativeLoop(DictConfigWrap(cfg), server_manager=None, tokenizer=tokenizer)
+        return await made.run({"temperature": 1.0}, session_id=number, **row)
+
+    async def everything() -> list[Any]:
+        return await asyncio.gather(*map(one, range(sessions)), return_exceptions=True)
+
+    return asyncio.run(everything())
+
+
 def test_tools_that_cannot_be_reached_at_the_start_lose_the_session(reports: Reports) -> None:
     assert ["an output", []] == run([None, InfrastructureError("the state's server is away")])
-    assert [("u_1", "the state's server is away", 3)] == reports
+    assert [("u_1", "the state's server is away", 3, "infrastructure")] == reports
 
 
 def test_a_prompt_that_never_began_fails_with_all_reasons_reported(reports: Reports) -> None:
     results = run([InfrastructureError("away"), InfrastructureError("away")])
     assert [] == results[0] and isinstance(results[1], InfrastructureError)
-    assert ["u_0", "u_1"] == [session for session, _, _ in reports]
+    assert ["u_0", "u_1"] == [session for session, *_ in reports]
 
 
-def test_an_authors_mistake_is_no_lost_session(reports: Reports) -> None:
+def test_a_server_of_tools_that_is_away_when_a_worker_opens_them_loses_its_sessions(
+    reports: Reports, make_tokenizer: Callable[[str], Any], tmp_path: Path
+) -> None:
+    pytest.importorskip("mcp", reason="needs the MCP SDK")
+    (tmp_path / "set.yaml").write_text("tools: [{mcp: {url: 'http://127.0.0.1:9/mcp'}}]\n")
+    first, last = run_for_real(config(toolbox=str(tmp_path / "set.yaml")), make_tokenizer("qwen2.5"))
+    assert [] == first and isinstance(last, InfrastructureError) and "all sessions of prompt u are lost" in str(last)
+    assert [("u_0", 3, "infrastructure"), ("u_1", 3, "infrastructure")] == [(s, step, k) for s, _, step, k in reports]
+    assert all("MCP server 'http://127.0.0.1:9/mcp' could not be reached" in reason for _, reason, *_ in reports)
+
+
+def test_an_authors_mistake_is_reported_as_such_and_no_lost_session(reports: Reports) -> None:
     (result,) = run([ConfigError("no such tool")])
-    assert isinstance(result, ConfigError) and [] == reports
+    assert isinstance(result, ConfigError)
+    assert [("u_0", "ConfigError: no such tool", 3, AUTHOR)] == reports
+
+
+MISTAKES = [
+    pytest.param(
+        {"toolbox": "quickstrat"}, {}, ConfigError, "did you mean 'quickstart'", id="a worker without the tools"
+    ),
+    pytest.param(
+        {"toolbox": "quickstart"},
+        {"extra_info": {"session": {"tols": []}}},
+        DatasetError,
+        "did you mean 'tools'",
+        id="a row that nobody checked",
+    ),
+    pytest.param(
+        {"toolbox": "quickstart"},
+        {"raw_prompt": [{"role": "user", "content": "x" * 5000}]},
+        DatasetError,
+        "the prompt with its tools has",
+        id="a prompt that does not fit",
+    ),
+]
+
+
+@pytest.mark.parametrize(("toolrl", "row", "kind", "text"), MISTAKES)
+def test_an_authors_mistake_that_only_a_session_shows_stops_the_trainer_with_its_text(
+    reports: Reports,
+    make_tokenizer: Callable[[str], Any],
+    toolrl: dict[str, Any],
+    row: dict[str, Any],
+    kind: type[AuthorError],
+    text: str,
+) -> None:
+    (result,) = run_for_real(config(**toolrl), make_tokenizer("qwen2.5"), sessions=1, **row)
+    assert isinstance(result, kind)
+    ((session, reason, step, reported),) = reports
+    assert ("u_0", 3, AUTHOR) == (session, step, reported)
+    with pytest.raises(AuthorError, match=f"session u_0 of step 3: {kind.__name__}: .*{text}"):
+        LostShare((4, 2), 1.0).stop_at_mistake({session: {"reason": reason, "global_steps": step, "kind": reported}})

@@ -35,8 +35,16 @@ WRONG = TRUTH.replace('"x": 1', '"x": 2')
 class Characters:
     """A tokenizer with a token a character; id 0 pads."""
 
+    eos_token_id = 3
+    pad_token_id = 0
+    # [TOOL_CALLS] and [ARGS] are one token each in Mistral's tokenizers, and special.
+    special = {3: "</s>", 4: "[TOOL_CALLS]", 5: "[ARGS]"}
+
     def decode(self, ids: torch.Tensor, skip_special_tokens: bool = True) -> str:
-        return "".join(chr(int(number)) for number in ids)
+        def text(number: int) -> str:
+            return chr(number) if number not in self.special else "" if skip_special_tokens else self.special[number]
+
+        return "".join(text(int(number)) for number in ids)
 
 
 def config(**reward_kwargs: Any) -> DictConfig:
@@ -48,8 +56,8 @@ def config(**reward_kwargs: Any) -> DictConfig:
     )
 
 
-def session(*responses: str, step: int = 0) -> DataProto:
-    """One session whose outputs are `responses`, padded as verl pads them."""
+def session(*responses: str, step: int = 0, **more: Any) -> DataProto:
+    """One session whose outputs are `responses`, padded as verl pads them; `more` are columns of its row."""
     width = max(map(len, responses))
     ids = torch.tensor([[ord(letter) for letter in text] + [0] * (width - len(text)) for text in responses])
     rows = len(responses)
@@ -59,14 +67,15 @@ def session(*responses: str, step: int = 0) -> DataProto:
         "extra_info": [{}] * rows,
         "global_steps": [step] * rows,
         "response_len": [len(text) for text in responses],
+        **{name: [value] * rows for name, value in more.items()},
     }
     arrays = {key: np.fromiter(values, dtype=object, count=rows) for key, values in columns.items()}
     return DataProto(batch=TensorDict({"responses": ids}, batch_size=rows), non_tensor_batch=arrays)
 
 
-def score(manager: Any, *responses: str, step: int = 0) -> dict[str, Any]:
+def score(manager: Any, *responses: str, step: int = 0, **more: Any) -> dict[str, Any]:
     """Score one session whose outputs are `responses`."""
-    return asyncio.run(manager.run_single(session(*responses, step=step)))
+    return asyncio.run(manager.run_single(session(*responses, step=step, **more)))
 
 
 def manager(**reward_kwargs: Any) -> Any:
@@ -127,6 +136,38 @@ def test_a_users_function_is_chosen_by_where_it_is(tmp_path: Path) -> None:
     assert 5.0 == result["reward_score"]
     info = result["reward_extra_info"]
     assert (2.0, 3.0) == (info["long"], info["late"]) and set(WATCHED) <= set(info)
+
+
+@pytest.mark.parametrize("name", ["score", "acc", "layout", "unscheduled/score"])
+def test_a_component_with_a_name_of_ours_is_refused(tmp_path: Path, name: str) -> None:
+    path = own_reward(tmp_path, f"def score(*, response):\n    return {{'fine': 1.0, {name!r}: 0.5}}\n")
+    with pytest.raises(ConfigError, match=f"own_reward.py:score: the component '{name}'"):
+        score(manager(reward=path), "abcd")
+
+
+def test_components_that_change_are_refused(tmp_path: Path) -> None:
+    path = own_reward(tmp_path, "def score(*, response):\n    return {response: 1.0}\n")
+    scored = manager(reward=path)
+    score(scored, "a")
+    with pytest.raises(ConfigError, match="the answer lacks 'a' and adds 'b'; its first answer had the components a"):
+        score(scored, "b")
+
+
+@pytest.mark.parametrize("column", ['[{"name": "f"}]', [{"type": "function", "function": {"name": "f"}}]], ids=type)
+def test_the_tools_of_a_row_in_a_column_of_their_own_reach_the_reward(tmp_path: Path, column: Any) -> None:
+    path = own_reward(tmp_path, "def score(*, response, tools):\n    return float(tools[0]['name'] == 'f')\n")
+    result = score(manager(reward=path), TRUTH, tools=column)
+    assert (1.0, 1.0) == (result["reward_score"], result["reward_extra_info"]["calls/tools_known"])
+    unknown = score(manager(mode="released"), TRUTH, tools='[{"name": "g"}]')["reward_extra_info"]
+    assert 1.0 == unknown["calls/unknown_tool"]
+
+
+@pytest.mark.parametrize(
+    "kwargs", [{"dialect": "mistral"}, {"mode": "released", "watch": {"dialect": "mistral"}}], ids=str
+)
+def test_calls_that_mistral_writes_with_special_tokens_are_read(kwargs: dict[str, Any]) -> None:
+    info = score(manager(**kwargs), '\4f\5{"x": 1}\3')["reward_extra_info"]
+    assert (1.0, 1.0, 0.0) == (info["acc"], info["calls/count"], info["calls/missed"])
 
 
 def test_a_reward_that_waits_does_not_hold_the_loop(tmp_path: Path) -> None:

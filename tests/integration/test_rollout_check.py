@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from verl_toolrl.errors import ConfigError, DatasetError
 from verl_toolrl.integrations.rollout_check import check_rollout
+from verl_toolrl.integrations.rollout_loops import Workplace
 from verl_toolrl.rewards import make_reward
 from verl_toolrl.toolbox import Toolbox
 
@@ -97,6 +98,34 @@ def test_a_template_that_cannot_be_extended_is_refused_for_the_forms_it_breaks(
     check(config("toolrl_dialogue", strict_template=False), tokenizer, row())
 
 
+def test_a_template_that_writes_calls_in_another_dialect_is_refused_for_native_calls_only(
+    make_tokenizer: Callable[[str], Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    llama = make_tokenizer("llama3")
+    with pytest.raises(ConfigError, match=r"dialect hermes does not read .*custom\.toolrl\.dialect=llama3_json"):
+        check(config(), llama, row())
+    check(config(dialect="llama3_json"), llama, row())
+    check(config("toolrl_dialogue"), llama, row())
+    with pytest.raises(ConfigError, match=r"dialect llama3_json does not read .*custom\.toolrl\.dialect=hermes"):
+        check(config(dialect="llama3_json"), make_tokenizer("qwen2.5"), row())
+    assert "does not read" not in capsys.readouterr().out
+    check(config(strict_template=False), llama, row())
+    assert "does not read" in capsys.readouterr().out
+
+
+def test_a_template_that_writes_no_calls_says_nothing_of_the_dialect(make_tokenizer: Callable[[str], Any]) -> None:
+    tokenizer = make_tokenizer("llama3")
+    tokenizer.chat_template = tokenizer.chat_template.replace("message.tool_calls", "false")
+    check(config(), tokenizer, row())
+
+
+def test_the_dialect_is_for_native_calls_and_no_other_form(make_tokenizer: Callable[[str], Any]) -> None:
+    cfg, llama = config(dialect="llama3_json"), make_tokenizer("llama3")
+    check(cfg, llama, row(), row(agent_name="toolrl_react"), row(agent_name="toolrl_dialogue"))
+    read = {form: Workplace.of(cfg, llama, form).dialogue.dialect.name for form in ("native", "react", "toolrl")}
+    assert {"native": "llama3_json", "react": "react", "toolrl": "toolrl"} == read
+
+
 def test_a_prompt_that_is_too_long_with_its_tools_is_refused(qwen: Any) -> None:
     with pytest.raises(DatasetError, match=r"row 1: the prompt with its tools has \d+ tokens"):
         check(
@@ -106,12 +135,74 @@ def test_a_prompt_that_is_too_long_with_its_tools_is_refused(qwen: Any) -> None:
         check(config(context=300), qwen, row())
 
 
+def test_of_the_prompts_those_are_measured_that_are_long_with_their_tools(
+    qwen: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("verl_toolrl.integrations.rollout_check._LONGEST", 1)
+    longer = row({"tools": []}, prompt=[{"role": "user", "content": "x" * 1000}])
+    with pytest.raises(DatasetError, match=r"row 1: the prompt with its tools has \d+ tokens"):
+        check(config(prompt=1400), qwen, longer, row())
+    # 1,200 bytes in 400 characters, against 1,000 in 1,000: a letter of another script is up to three tokens.
+    dense = row({"tools": []}, prompt=[{"role": "user", "content": "\u0e01" * 400}])
+    with pytest.raises(DatasetError, match="row 0: the prompt"):
+        check(config(prompt=1100), qwen, dense, longer)
+
+
 def text(length: int) -> list[dict[str, str]]:
     return [{"role": "user", "content": "x" * length}]
 
 
 SHORT = row({"tools": ["sell"]})
 LONG_WITH_TOOLS, LONG = row(prompt=text(1400)), row(prompt=text(3000))
+
+
+SCHEMA = {"name": "sell", "description": "Sell. " * 20, "parameters": {"type": "object", "properties": {}}}
+OWN_TOOLS = json.dumps([{"type": "function", "function": SCHEMA} for _ in range(8)])
+
+
+def test_a_row_with_tools_of_its_own_for_a_single_turn_is_left_out_and_counted(
+    qwen: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [row(tools=OWN_TOOLS), row(tools=None), row(tools="[]"), row(tools=OWN_TOOLS)]
+    cfg = config("toolrl_single_turn", prompt=1000)
+    cfg.data.filter_overlong_prompts = True
+    # What this is about: verl's own dataset keeps them, and its loop cuts them.
+    assert 4 == len(dataset(cfg, qwen, tmp_path, rows))
+    check(cfg, qwen, *rows)
+    assert 2 == len(dataset(cfg, qwen, tmp_path, rows))
+    assert "2 of 4 prompts are longer than data.max_prompt_length=1000 only with their tools" in capsys.readouterr().out
+
+
+def test_a_row_with_tools_of_its_own_that_is_too_long_is_refused_where_none_is_left_out(
+    qwen: Any, tmp_path: Path
+) -> None:
+    cfg = config("toolrl_single_turn", prompt=1000)
+    check(cfg, qwen, row(tools=OWN_TOOLS))
+    with pytest.raises(DatasetError, match=r"row 0 of the 1 .*the prompt with its tools has \d+ tokens"):
+        dataset(cfg, qwen, tmp_path, [row(tools=OWN_TOOLS)])
+    with pytest.raises(DatasetError, match="row 1: column tools: not JSON"):
+        check(cfg, qwen, row(), row(tools="[{"))
+
+
+def test_rows_of_a_single_turn_without_tools_leave_verls_dataset_alone(qwen: Any) -> None:
+    cfg = config("toolrl_single_turn", prompt=10)
+    check(cfg, qwen, row(), row(tools=None), row(tools=[]))
+    assert "custom_cls" not in cfg.data
+
+
+def test_more_rows_than_are_measured_here_are_measured_by_the_dataset(
+    qwen: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("verl_toolrl.integrations.rollout_check._LONGEST", 1)
+    # Fewer bytes than the other, whose words the tokenizer of the test writes with fewer tokens.
+    rows = [
+        row({"tools": []}, prompt=text(1200)),
+        row({"tools": []}, prompt=[{"role": "user", "content": "tool" * 400}]),
+    ]
+    cfg = config(prompt=1100)
+    cfg.data.filter_overlong_prompts = True
+    check(cfg, qwen, *rows)
+    assert ["tool"] == dataset(cfg, qwen, tmp_path, rows)
 
 
 def dataset(cfg: DictConfig, tokenizer: Any, path: Path, rows: Sequence[Row], *, samples: int = -1) -> list[str]:

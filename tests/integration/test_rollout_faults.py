@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
-from collections.abc import Callable, Iterable
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,33 +24,43 @@ from verl_toolrl.rollout import (
 )
 from verl_toolrl.rollout.audit import audit
 from verl_toolrl.toolbox import Toolbox
-from verl_toolrl.trajectory import Outcome, StopReason
+from verl_toolrl.trajectory import StopReason
 
-_COUNT = 400
+_COUNT = 1000
+
+
+def load(name: str, path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec and spec.loader
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="module")
-def faults() -> ModuleType:
-    """The tools and plans of tests/integration/test_toolbox_faults.py."""
-    path = Path(__file__).with_name("test_toolbox_faults.py")
-    spec = importlib.util.spec_from_file_location("toolbox_faults", path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def faults(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
+    """The tools and plans of tests/integration/test_toolbox_faults.py, with those that live in worker processes."""
+    module = load("rollout_faults", Path(__file__).with_name("test_toolbox_faults.py"))
+    path = tmp_path_factory.mktemp("faults") / "rollout_fault_tools.py"
+    path.write_text(module._PROCESS_TOOLS)
+    tools = vars(load("rollout_fault_tools", path))
+    vars(module).update({name: tools[name] for name in ("process_hangs", "process_dies", "process_leaks")})
+    yield module
+    for name in ("rollout_faults", "rollout_fault_tools"):
+        del sys.modules[name]
 
 
 def toolbox(faults: ModuleType) -> Toolbox:
     names = (
         "hangs ignores_cancellation thread_hangs crashes raises_oddly floods garbage not_serialisable needs_retries "
-        "blocks_the_loop runs_what_the_model_wrote Notes fine"
+        "blocks_the_loop runs_what_the_model_wrote Notes fine process_hangs process_dies process_leaks"
     )
-    return Toolbox([getattr(faults, name) for name in names.split()], watchdog=None)
+    return Toolbox([getattr(faults, name) for name in names.split()])
 
 
-def plan(faults: ModuleType, number: int) -> list[tuple[Any, Outcome]]:
-    """What trajectory `number` calls and how each must end; without the tools that live in worker processes."""
-    return [each for each in faults._plan(number) if not each[0].name.startswith("process_")]
+def leaks(faults: ModuleType, number: int) -> bool:
+    """Whether it calls the tool that says how much its process has kept, which differs from run to run."""
+    return any(call.name == "process_leaks" for call, _ in faults._plan(number))
 
 
 def roll(faults: ModuleType, tokenizer: Any, numbers: Iterable[int]) -> dict[int, Rollout | SessionLost]:
@@ -57,7 +68,7 @@ def roll(faults: ModuleType, tokenizer: Any, numbers: Iterable[int]) -> dict[int
     numbers = list(numbers)
 
     def script(request: str, turn: int) -> str:
-        calls = [call for call, _ in plan(faults, int(request))]
+        calls = [call for call, _ in faults._plan(int(request))]
         parts = [calls[:1], calls[1:]]
         return write_response(parts[turn], "hermes", response=f"Step {turn}.") if turn < 2 else f"Done with {request}."
 
@@ -101,7 +112,7 @@ def test_healthy_trajectories_keep_their_tokens_beside_failing_ones(
     tokenizer = make_tokenizer("qwen2.5")
     together = roll(faults, tokenizer, range(_COUNT))
     doomed = {
-        number for number in range(_COUNT) if any(outcome.is_infrastructure for _, outcome in plan(faults, number))
+        number for number in range(_COUNT) if any(outcome.is_infrastructure for _, outcome in faults._plan(number))
     }
     assert doomed == {number for number, result in together.items() if isinstance(result, SessionLost)}
     healthy = [number for number in range(_COUNT) if number not in doomed]
@@ -110,9 +121,10 @@ def test_healthy_trajectories_keep_their_tokens_beside_failing_ones(
         rollout = together[number]
         assert isinstance(rollout, Rollout) and StopReason.FINISHED is rollout.trajectory.stop_reason
         got = [result.outcome for step in rollout.trajectory.steps for result in step.results]
-        assert [outcome for _, outcome in plan(faults, number)] == got
-    alone = roll(faults, tokenizer, healthy)
-    for number in healthy:
+        assert [outcome for _, outcome in faults._plan(number)] == got
+    same = [number for number in healthy if not leaks(faults, number)]
+    alone = roll(faults, tokenizer, same)
+    for number in same:
         one, other = together[number], alone[number]
         assert isinstance(one, Rollout) and isinstance(other, Rollout)
         assert (one.response_ids, one.response_mask) == (other.response_ids, other.response_mask), number

@@ -19,7 +19,8 @@ from transformers import AutoTokenizer
 from verl.experimental.agent_loop.agent_loop import AgentLoopMetrics, DictConfigWrap, _agent_loop_registry
 from verl.workers.rollout.replica import TokenOutput
 
-from verl_toolrl.errors import InfrastructureError, ToolDefinitionError
+from verl_toolrl.errors import DatasetError, InfrastructureError, ToolDefinitionError
+from verl_toolrl.integrations import lost_sessions
 from verl_toolrl.integrations.rollout_engine import request_seed
 from verl_toolrl.integrations.session_seed import session_seed
 from verl_toolrl.integrations.tiny_model import write_tiny_model
@@ -257,6 +258,37 @@ def test_a_row_chooses_its_tools(tokenizer: Any) -> None:
     trajectory = read_trajectory(output.extra_fields)
     assert trajectory is not None and Outcome.MODEL_ERROR is trajectory.steps[0].results[0].outcome
     assert "day_of_week" in trajectory.messages[0]["content"] and "calculate" not in trajectory.messages[0]["content"]
+
+
+def test_a_row_without_tools_gets_none(tokenizer: Any) -> None:
+    row = {"extra_info": {"session": {"tools": []}}}
+    output = one("toolrl_dialogue", config(), Client(tokenizer, [CALL, ANSWER]), tokenizer, row=row)
+    trajectory = read_trajectory(output.extra_fields)
+    assert trajectory is not None and Outcome.MODEL_ERROR is trajectory.steps[0].results[0].outcome
+    assert "calculate" not in trajectory.messages[0]["content"]
+
+
+def test_a_single_turn_shows_the_tools_of_its_row_and_cuts_none(
+    make_tokenizer: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = make_tokenizer("qwen2.5")
+    reported: list[str] = []
+
+    async def report(session: str, reason: str, step: int, kind: str = "infrastructure") -> None:
+        reported.append(f"{session} {kind} {reason}")
+
+    monkeypatch.setattr(lost_sessions, "report_lost", report)
+    schema = {"name": "sell", "description": "Sell.", "parameters": {"type": "object", "properties": {}}}
+    fits, not_so = (json.dumps([{**schema, "description": "Sell. " * times}]) for times in (1, 500))
+    client = Client(tokenizer, lambda request, turn: ANSWER)
+    output = one("toolrl_single_turn", config(), client, tokenizer, row={"tools": fits})
+    assert '"sell"' in tokenizer.decode(output.prompt_ids)
+    with pytest.raises(DatasetError, match=r"the prompt with its tools has \d+ tokens, data.max_prompt_length is 512"):
+        one("toolrl_single_turn", config(), client, tokenizer, row={"tools": not_so})
+    assert 1 == len(client.engine.prompts) and reported[0].startswith("u_0 author DatasetError: the prompt with its")
+    # Without tools verl cuts what is longer, as ever.
+    long = {"raw_prompt": [{"role": "user", "content": "word " * 2000}]}
+    assert 512 == len(one("toolrl_single_turn", config(), client, tokenizer, row=long).prompt_ids)
 
 
 def test_an_outcome_stands_on_the_last_token_that_the_model_wrote() -> None:

@@ -12,19 +12,22 @@ import pytest
 pytest.importorskip("verl", reason="needs verl")
 
 import torch
+import transfer_queue
 from omegaconf import DictConfig, OmegaConf
 from tensordict import TensorDict
 from transfer_queue import KVBatchMeta
 from verl import DataProto
 from verl.trainer.ppo.core_algos import compute_policy_loss_vanilla
+from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer, ReplayBufferAsync
 from verl.trainer.ppo.v1.utils import compute_advantage_for_multi_trajectories
 
-from verl_toolrl.errors import ConfigError, InfrastructureError
+from verl_toolrl.errors import AuthorError, ConfigError, InfrastructureError
 from verl_toolrl.integrations import lost_share, rollout_watch
-from verl_toolrl.integrations.lost_sessions import Groups
+from verl_toolrl.integrations.lost_sessions import AUTHOR, PARTITION, Groups
 from verl_toolrl.integrations.rollout_watch import RolloutWatch, journal_folder
 from verl_toolrl.integrations.session_keys import last_outputs, sessions_by_group
 from verl_toolrl.integrations.step_sessions import StepSession
+from verl_toolrl.integrations.watched_buffer import watch_buffer
 
 
 def config(estimator: str = "grpo", rollouts: int = 4, **toolrl: Any) -> DictConfig:
@@ -113,6 +116,9 @@ def test_the_alarm_of_equal_scores_looks_at_the_number_in_the_log(cleared: list[
     sessions = [StepSession("a", number, 1.0, 3, {}, {}) for number in range(2)]
     numbers = made.after_step(sessions, {"groups/zero_variance": 1.0}, 1)
     assert 1.0 == numbers["alarm/zero_variance_share"] and "rollout/zero_variance_share" not in numbers
+    # Where no group has two sessions the log has a 0, which says nothing.
+    alone = {"groups/zero_variance": 0.0, "groups/lone": 1.0}
+    assert 1.0 == made.after_step(sessions[:1], alone, 2)["alarm/zero_variance_share"]
 
 
 @pytest.mark.parametrize("options", [{"max_lost_share": 1.5}, {"max_lost_share": "x"}, {"journal_steps": -1}])
@@ -203,6 +209,43 @@ def test_validation_says_how_many_sessions_its_figures_miss(cleared: list[str]) 
 def test_a_validation_that_lost_too_many_stops_the_run(cleared: list[str], batches: Any) -> None:
     with pytest.raises(InfrastructureError, match="validation: .* sessions are lost"):
         validate(*batches, max_lost_share=0.5)
+
+
+# --- authors' mistakes ------------------------------------------------------------------------------------------------
+
+MISTAKE = {"u_1": {"reason": "DatasetError: no tool 'sel'", "global_steps": 7, "kind": AUTHOR}}
+LOST = {"a_1": {"reason": "tool search: refused", "global_steps": 7, "kind": "infrastructure"}}
+
+
+@pytest.mark.parametrize("kind", [ReplayBuffer, ReplayBufferAsync])
+def test_an_authors_mistake_in_a_session_stops_the_run_at_the_next_look(
+    monkeypatch: pytest.MonkeyPatch, kind: type
+) -> None:
+    """Whatever else runs: nothing is over yet, and nothing above the limit."""
+    running = {"u": {"is_prompt": True, "status": "running", "global_steps": 7}}
+    listed = {"train": running, PARTITION: {**LOST, **MISTAKE}}
+    monkeypatch.setattr(transfer_queue, "kv_list", lambda: listed)
+    made = kind(
+        "sync" if kind is ReplayBuffer else "colocate_async",
+        OmegaConf.create({}),
+        max_off_policy_threshold=None,
+        max_off_policy_strategy="drop",
+        sampler_kwargs=OmegaConf.create({}),
+        poll_interval=0.0,
+        refill_fn=None,
+    )
+    watch_buffer(made, watch(config(max_lost_share=1.0)).losses)
+    with pytest.raises(AuthorError, match="session u_1 of step 7: DatasetError: no tool 'sel'"):
+        made.sample(global_steps=7, partition_id="train", batch_size=2)
+
+
+@pytest.mark.parametrize("over", ["arrived", "failed"])
+def test_an_authors_mistake_is_not_counted_as_lost(monkeypatch: pytest.MonkeyPatch, over: str) -> None:
+    """For a sampler that looks for finished rollouts in a way of its own."""
+    monkeypatch.setattr(lost_share, "take_lost", lambda prompts: MISTAKE)
+    losses = watch(config(max_lost_share=1.0)).losses
+    with pytest.raises(AuthorError, match="no tool 'sel'"):
+        losses.arrived("train", ["u"], ["u_0_0"]) if over == "arrived" else losses.failed({"u"}, wanted=2)
 
 
 # --- counting in a worker ---------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from verl_toolrl.errors import AuthorError
+from verl_toolrl.errors import AuthorError, InfrastructureError
 from verl_toolrl.toolbox import Toolbox
 from verl_toolrl.trajectory import Outcome, ToolCall, ToolResult
 
@@ -205,6 +205,13 @@ tools:
 def test_a_server_that_is_away_is_infrastructure(tmp_path: Path):
     text = "tools: [{http: {name: away, url: 'http://127.0.0.1:9/', description: Away.}}]"
     assert ask(tmp_path, text, ToolCall("away"))[0].outcome is Outcome.INFRA_ERROR
+
+
+def test_a_document_whose_server_is_away_is_infrastructure_and_a_wrong_address_is_not(tmp_path: Path, port: int):
+    with pytest.raises(InfrastructureError, match="openapi http://127.0.0.1:9/openapi.json: cannot be fetched"):
+        ask(tmp_path, "tools: [{openapi: {spec: 'http://127.0.0.1:9/openapi.json'}}]")
+    with pytest.raises(AuthorError, match="cannot be fetched: The server answered 404"):
+        ask(tmp_path, f"tools: [{{openapi: {{spec: 'http://127.0.0.1:{port}/status/404'}}}}]")
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from verl_toolrl.errors import ConfigError
+from verl_toolrl.errors import ConfigError, InfrastructureError
 from verl_toolrl.toolbox import Toolbox
 from verl_toolrl.toolbox.mcp import McpServer
 from verl_toolrl.trajectory import Outcome, ToolCall, ToolResult
@@ -293,27 +293,67 @@ def test_calls_in_the_air_do_not_outlive_the_toolbox(script: str):
     assert _children() == []
 
 
+MUTE = {"command": "sleep", "args": ["60"], "start_timeout": 0.5}
+NO_SERVER = {"url": "http://127.0.0.1:9/mcp"}
+
+
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "kind", "words"),
     [
-        pytest.param({"command": "no-such-program"}, "could not be started", id="no program"),
-        pytest.param({"command": "true"}, "could not be started", id="a program that ends"),
+        pytest.param({"command": "no-such-program"}, ConfigError, "could not be started", id="no program"),
+        pytest.param({"command": "true"}, InfrastructureError, "could not be started", id="a program that ends"),
+        pytest.param(MUTE, InfrastructureError, "start_timeout", id="one that is mute"),
         pytest.param(
-            {"command": "sleep", "args": ["60"], "start_timeout": 0.5}, "start_timeout", id="one that is mute"
+            {"command": "echo", "args": ["garbage"]},
+            InfrastructureError,
+            "could not be started",
+            id="one that talks garbage",
         ),
-        pytest.param({"command": "echo", "args": ["garbage"]}, "could not be started", id="one that talks garbage"),
-        pytest.param({"url": "http://127.0.0.1:9/mcp"}, "could not be reached", id="no server"),
+        pytest.param(NO_SERVER, InfrastructureError, "could not be reached", id="no server"),
     ],
 )
-def test_a_server_that_is_missing_is_found_at_the_start(options: dict[str, Any], words: str):
+def test_a_server_that_is_missing_is_found_at_the_start(options: dict[str, Any], kind: type[Exception], words: str):
     async def run() -> None:
-        with pytest.raises(ConfigError, match=words):
+        with pytest.raises(kind, match=words):
             async with Toolbox([McpServer(**options)]):
                 pass
         assert asyncio.all_tasks() == {asyncio.current_task()}
 
     asyncio.run(run())
     assert _children() == []
+
+
+def test_an_address_that_is_none_is_refused():
+    with pytest.raises(ConfigError, match="url must begin with http:// or https://, found 'localhost:8000'"):
+        McpServer(url="localhost:8000")
+
+
+def test_sessions_that_wait_for_one_attempt_share_its_failure(monkeypatch: pytest.MonkeyPatch):
+    attempts = []
+    plain = McpServer.open
+    monkeypatch.setattr(McpServer, "open", lambda server: attempts.append(1) or plain(server))
+
+    async def run() -> list[Any]:
+        box = Toolbox([McpServer(**NO_SERVER, sessions=1)])
+
+        async def one() -> None:
+            async with box.session("t"):
+                pass
+
+        first = await asyncio.gather(*(one() for _ in range(20)), return_exceptions=True)
+        return [*first, *await asyncio.gather(one(), return_exceptions=True)]
+
+    results = asyncio.run(run())
+    assert all(isinstance(each, InfrastructureError) and "could not be reached" in str(each) for each in results)
+    assert 2 == len(attempts)  # of the twenty, and of the one that came later
+
+
+def test_the_command_line_says_that_a_server_is_away(tmp_path: Path):
+    (tmp_path / "set.yaml").write_text(f"tools: [{{mcp: {{url: '{NO_SERVER['url']}'}}}}]\n")
+    command = [sys.executable, "-m", "verl_toolrl.cli", "tools", "list", "-t", "set.yaml"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert 1 == done.returncode and "Traceback" not in done.stderr
+    assert done.stderr.startswith("error: MCP server 'http://127.0.0.1:9/mcp' could not be reached: ")
 
 
 def test_an_entry_of_a_tool_set_may_choose_and_rename(script: str, tmp_path: Path):

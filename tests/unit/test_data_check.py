@@ -52,6 +52,7 @@ SCHEMA = "a call breaks its tool's schema"
         (row(ToolCall("f", {"x": 1, "y": 2}), prompt="q"), SCHEMA),
         (row(ToolCall("g", {}), prompt="q"), SCHEMA),
         (row(F, tools="no list", prompt="q"), SCHEMA),
+        ({**row(ToolCall("f", {"x": "1"}), prompt="q", tools=None), "tools": json.dumps(TOOLS)}, SCHEMA),
         (row(F), "duplicate of another row"),
         (row(ToolCall("f", {"x": 2})), "same prompt, another ground truth"),
         (row(F, split="test"), "prompt stands in two splits of the file"),

@@ -12,12 +12,13 @@ import pytest
 from typer.testing import CliRunner
 
 from verl_toolrl.cli import app
-from verl_toolrl.data.bracket_calls import bracket_calls
+from verl_toolrl.data.bracket_calls import answer_calls, bracket_calls
 from verl_toolrl.data.check import check_rows
-from verl_toolrl.data.dialogues import dialogue_rows
+from verl_toolrl.data.dialogues import dialogue_rows, sft_rows
 from verl_toolrl.data.layouts import LAYOUTS, detect_layout
 from verl_toolrl.data.rlla import released_row, released_split
 from verl_toolrl.errors import DatasetError
+from verl_toolrl.rewards import configured_reward
 from verl_toolrl.rewards.ground_truth import parse_ground_truth
 from verl_toolrl.schema import validate_row
 
@@ -126,6 +127,90 @@ def test_the_tools_of_a_row_stand_in_its_prompt_and_as_schemas() -> None:
     assert ("string", "Rome", "integer") == (schema["city"]["type"], schema["city"]["default"], schema["days"]["type"])
 
 
+def test_a_result_has_the_name_of_the_call_that_its_id_belongs_to() -> None:
+    """Current messages of role `tool` have no name; where one is given it is kept."""
+    calls = [
+        {"id": number, "type": "function", "function": {"name": "weather", "arguments": "{}"}} for number in ("a", "b")
+    ]
+    messages = [
+        OPENAI["messages"][1],
+        {"role": "assistant", "content": None, "tool_calls": calls},
+        {"role": "tool", "tool_call_id": "b", "content": "warm"},
+        {"role": "tool", "tool_call_id": "a", "name": "other", "content": "cold"},
+        {"role": "tool", "tool_call_id": "c", "content": "wet"},
+        {"role": "assistant", "content": "Well."},
+    ]
+    wanted = [
+        {"name": "weather", "results": "warm"},
+        {"name": "other", "results": "cold"},
+        {"name": None, "results": "wet"},
+    ]
+    assert (
+        f"<obs> {json.dumps(wanted)} </obs>" in rows_of(changed(OPENAI, messages=messages))[1]["prompt"][1]["content"]
+    )
+
+
+@pytest.mark.parametrize("as_text", [False, True], ids=["list", "text"])
+def test_the_older_api_is_read(as_text: bool) -> None:
+    functions: Any = [OPENAI["tools"][0]["function"]]
+    messages = [
+        {"role": "user", "content": "Is it warm in Oslo?"},
+        {
+            "role": "assistant",
+            "content": None,
+            "function_call": {"name": "weather", "arguments": '{"city": "Oslo"}'},
+        },
+        {"role": "function", "name": "weather", "content": "21"},
+        {"role": "assistant", "content": "Yes."},
+    ]
+    source = {"messages": messages, "functions": json.dumps(functions) if as_text else functions}
+    assert [[("weather", {"city": "Oslo"})], "Yes."] == truths(source)
+    row = rows_of(source)[1]
+    assert '<obs> [{"name": "weather", "results": 21}] </obs>' in row["prompt"][1]["content"]
+    assert OPENAI["tools"] == json.loads(row["extra_info"]["tools"])
+
+
+TOOLACE_LIST = '[{"name": "now", "description": "Time.", "parameters": {"type": "dict", "properties": {}}}]'
+# The system text of Team-ACE/ToolACE, the same in most of its rows, and what it has beside the list in others.
+TOOLACE_TEXT = (
+    "You are an expert in composing functions. If none of the function can be used, point it out. "
+    "You should only return the function call in tools call sections.\n"
+    "Here is a list of functions in JSON format that you can invoke:\n"
+    f"{TOOLACE_LIST}. \nShould you decide to return the function call(s). \nPut it in the format of "
+    "[func1(params_name=params_value, params_name2=params_value2...), func2(params)]\n\n"
+    "NO other text MUST be included. \n"
+)
+
+
+@pytest.mark.parametrize(
+    ("system", "expected"),
+    [
+        (TOOLACE_LIST, None),
+        (
+            TOOLACE_TEXT,
+            "You are an expert in composing functions. If none of the function can be used, point it out.",
+        ),
+        (f"Today is 2025-01-07.\n{TOOLACE_LIST}", "Today is 2025-01-07."),
+        (f"{TOOLACE_LIST}\nToday is 2025-01-07.", "Today is 2025-01-07."),
+        (
+            f"Today is 2025-01-07.\n{TOOLACE_TEXT}Prices are in euros.",
+            "Today is 2025-01-07.\nYou are an expert in composing functions. If none of the function can be used, "
+            "point it out.\n\nPrices are in euros.",
+        ),
+    ],
+    ids=["a list alone", "its own form alone", "a date before", "a date behind", "around all"],
+)
+def test_what_toolace_says_beside_its_tools_is_kept(system: str, expected: str | None) -> None:
+    dialogue = LAYOUTS["toolace"](changed(TOOLACE, system=system))
+    assert (["now"], expected) == ([tool["function"]["name"] for tool in dialogue.tools], dialogue.system)
+
+
+def test_a_date_of_toolace_reaches_the_prompt() -> None:
+    system = f"Today is 2025-01-07. {TOOLACE['system']}"
+    prompt = rows_of(changed(TOOLACE, system=system))[0]["prompt"][0]["content"]
+    assert prompt.startswith("Today is 2025-01-07. You compose functions.\n\nYou are")
+
+
 def test_instructions_of_the_source_come_before_ours() -> None:
     assert rows_of(OPENAI)[0]["prompt"][0]["content"].startswith("Today is Monday.\n\nYou are")
 
@@ -155,6 +240,27 @@ def test_thoughts_of_the_source_are_kept() -> None:
 def test_calls_in_brackets_are_read(text: str, expected: list[Any]) -> None:
     calls = bracket_calls(text, ["get/user info", "a(b)"], "x")
     assert expected == [(call.name, dict(call.arguments)) for call in calls]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[now()]", ["now"]),
+        ("It is nine.", []),
+        ("[Note (see above): the tools cannot do that.]", []),
+        ("[I know (more or less) what you mean]", []),
+        ("[other(a=1)]", ["other"]),  # can be read; that it is not on offer is said later
+    ],
+    ids=["call", "text", "note", "part of a name", "another tool"],
+)
+def test_a_text_in_brackets_is_no_call(text: str, expected: list[str]) -> None:
+    assert expected == [call.name for call in answer_calls(text, ["now"], "x")]
+
+
+@pytest.mark.parametrize("text", ["[now(see above)]", "[Note (see above), now (a=b)]", "[now(]"])
+def test_a_call_of_a_tool_on_offer_that_cannot_be_read_is_a_mistake(text: str) -> None:
+    with pytest.raises(DatasetError, match="^x: "):
+        answer_calls(text, ["now"], "x")
 
 
 def changed(source: dict[str, Any], **changes: Any) -> dict[str, Any]:
@@ -188,6 +294,28 @@ BAD: list[tuple[str, Any, str]] = [
     ("marks", changed(HAMMER, instruction="Hello."), "no .BEGIN OF AVAILABLE TOOLS."),
     ("tags in an answer", said("</response>"), "with tags"),
 ]  # fmt: skip
+
+
+@pytest.mark.parametrize("layout", ROWS)
+def test_native_rows_are_what_tool_n1s_reward_can_score(layout: str) -> None:
+    """Tools in a column, a thought asked for, and a right answer in the model's dialect earns all."""
+    reward = configured_reward({"reward": "tool_n1", "dialect": "hermes"})
+    for row, supervised in zip(found := rows_of(ROWS[layout], format="native"), sft_rows(found), strict=True):
+        validate_row(row)
+        assert "<think>" in row["prompt"][0]["content"] and "tool_call" not in row["prompt"][0]["content"]
+        assert {"system", "user"} <= {message["role"] for message in row["prompt"]}
+        assert row["tools"] == row["extra_info"]["tools"] == supervised["tools"]
+        answer = supervised["messages"][-1]["content"]
+        truth = row["reward_model"]["ground_truth"]
+        assert 1.0 == reward(response=answer, ground_truth=truth, total_steps=1).score, answer
+        assert 0.0 == reward(response="I do not know.", ground_truth=truth, total_steps=1).score
+
+
+def test_earlier_calls_of_native_rows_are_messages_with_their_results() -> None:
+    last = rows_of(OPENAI, format="native")[-1]["prompt"]
+    roles = [message["role"] for message in last]
+    assert "tool" in roles and roles[roles.index("tool") - 1] in ("assistant", "tool")
+    assert "<tool_call>" in next(message["content"] for message in last if message["role"] == "assistant")
 
 
 @pytest.mark.parametrize(("source", "message"), [case[1:] for case in BAD], ids=[case[0] for case in BAD])
@@ -260,6 +388,26 @@ def test_rlla_names_a_bad_row(tmp_path: Path) -> None:
     (tmp_path / "raw.json").write_text(json.dumps(bad))
     text = str(run("rlla", tmp_path / "raw.json", tmp_path / "out").exception)
     assert "2 of 5 rows are bad" in text and "row 3: 'output' must be text" in text and "row 4: output" in text
+
+
+def test_rlla_without_its_bad_rows_keeps_the_authors_split(tmp_path: Path) -> None:
+    good_train, good_test = released_split(RAW)
+    positions = [RAW.index(row) for row in (good_train[5], good_test[1])]
+    bad = [{**row, "output": None} if index in positions else row for index, row in enumerate(RAW)]
+    (tmp_path / "raw.json").write_text(json.dumps(bad))
+    done = run("rlla", tmp_path / "raw.json", tmp_path / "out", "--skip-bad")
+    assert 0 == done.exit_code, done.output
+    found = {
+        split: [row["extra_info"]["input"] for row in pq.read_table(tmp_path / "out" / f"{split}.parquet").to_pylist()]
+        for split in ("train", "test")
+    }
+    kept = {
+        "train": [row["input"] for index, row in enumerate(good_train) if index != 5],
+        "test": [row["input"] for index, row in enumerate(good_test) if index != 1],
+    }
+    assert kept == found
+    assert 0 == run("rlla", tmp_path / "raw.json", tmp_path / "sft", "--skip-bad", "--sft").exit_code
+    assert 148 == len(pq.read_table(tmp_path / "sft" / "sft.parquet"))
 
 
 def test_rows_and_columns_are_those_of_the_released_file(shared: Path, tmp_path: Path) -> None:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import numpy
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from verl_toolrl.errors import ConfigError
+from verl_toolrl.errors import ConfigError, DatasetError
 from verl_toolrl.formats import DIALECTS, ParsedResponse, get_dialect, parse_response, write_response
 from verl_toolrl.formats.json_text import MAX_DEPTH, MAX_ITEMS, MAX_REPAIR
 from verl_toolrl.formats.tagged import TaggedDialect
-from verl_toolrl.formats.tool_list import read_tools, tools_from_prompt
+from verl_toolrl.formats.tool_list import read_tools, row_tools, tools_from_prompt
 from verl_toolrl.trajectory import ToolCall
 
 CALL = '{"name": "f", "parameters": {"x": 1}}'
@@ -309,3 +310,25 @@ def test_tools_are_read_from_toolrls_prompt() -> None:
     assert {"page": "integer", "q": "string"} == {k: v["type"] for k, v in news["parameters"]["properties"].items()}
     assert "default" not in news["parameters"]["properties"]["q"]
     assert read_tools([{"type": "function", "function": {"name": "a"}}])[0]["name"] == "a"
+
+
+LISTED = "1. Name: prompted\nDescription: x\nParameters: {}\n"
+ROW_TOOLS: list[tuple[str, dict[str, Any], list[str]]] = [
+    ("column as text", {"tools": '[{"name": "a"}]', "extra_info": {"tools": '[{"name": "b"}]'}}, ["a"]),
+    ("column as a list", {"tools": [{"type": "function", "function": {"name": "a"}}]}, ["a"]),
+    ("column as an array", {"tools": numpy.array([{"name": "a"}], dtype=object)}, ["a"]),
+    ("empty column", {"tools": [], "extra_info": {"tools": '[{"name": "b"}]'}}, []),
+    ("no column", {"tools": None, "extra_info": {"tools": '[{"name": "b"}]'}}, ["b"]),
+    ("prompt", {"extra_info": {}, "prompt": [{"role": "system", "content": LISTED}]}, ["prompted"]),
+    ("nothing", {"prompt": [{"role": "user", "content": "x"}]}, []),
+]
+
+
+@pytest.mark.parametrize(("row", "expected"), [case[1:] for case in ROW_TOOLS], ids=[case[0] for case in ROW_TOOLS])
+def test_tools_of_a_row_come_from_the_first_place_that_names_some(row: dict[str, Any], expected: list[str]) -> None:
+    assert expected == [tool["name"] for tool in row_tools(row)]
+
+
+def test_a_column_of_tools_that_cannot_be_read_is_named() -> None:
+    with pytest.raises(DatasetError, match=r"row 3: column 'tools': \[0\] has no 'name'"):
+        row_tools({"tools": [{}]}, "row 3")

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from verl_toolrl.errors import ConfigError, UnknownNameError
+from verl_toolrl.errors import ConfigError, DatasetError, UnknownNameError
 from verl_toolrl.launch.command import Command, build_command, ray_cluster
 from verl_toolrl.launch.launcher import lacks_last_validation
 from verl_toolrl.launch.preflight import available_memory, check_engine, check_files, check_memory, check_ports
@@ -177,6 +177,25 @@ def test_resuming_turns_a_switched_off_resume_mode_on(tmp_path: Path) -> None:
     recipe = composed(trainer__resume_mode="disable", trainer__logger=["file"])
     argv = build_command(Recipe("r"), run, recipe, resume=True, cluster=None).argv
     assert ["trainer.resume_mode=auto"] == [argument for argument in argv if "resume_mode" in argument]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"data_source": "x", "reward_model": {"ground_truth": "y"}}', r"rows.jsonl: row 0: .*prompt"),
+        ("", "no rows"),
+        ("{broken", "cannot be read"),
+    ],
+    ids=["without a column", "empty", "broken"],
+)
+def test_rows_of_another_form_are_found_before_anything_starts(content: str, message: str, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(content)
+    keys = {"data__train_files": str(rows), "trainer__v1__trainer_mode": "toolrl_sync"}
+    with pytest.raises(DatasetError, match=message):
+        check_files(composed(**keys))
+    # What another dataset class reads is for it to say.
+    check_files(composed(**keys, data__custom_cls__path="theirs.py"))
 
 
 @pytest.mark.parametrize(

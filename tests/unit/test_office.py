@@ -37,7 +37,7 @@ def test_no_question_is_asked_twice_and_kinds_are_balanced() -> None:
     assert {4} == {sum(task.kind == kind for task in TASKS) for kind in {task.kind for task in TASKS}}
 
 
-def test_half_of_the_tasks_need_two_calls_whose_second_uses_what_the_first_found() -> None:
+def test_two_of_five_tasks_need_two_calls_whose_second_uses_what_the_first_found() -> None:
     chained = [task for task in TASKS if len(task.calls) == 2]
     assert 16 == len(chained)
     for task in chained:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import pickle
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +14,11 @@ import pytest
 
 from verl_toolrl.errors import ConfigError, DatasetError
 from verl_toolrl.formats import write_response
-from verl_toolrl.rewards import known_rewards, make_reward, register_reward
+from verl_toolrl.rewards import known_rewards, make_reward, register_reward, unscheduled
 from verl_toolrl.rewards.ground_truth import parse_ground_truth
-from verl_toolrl.trajectory import ToolCall
+from verl_toolrl.rewards.trajectory import score_trajectory, takes_trajectory
+from verl_toolrl.rewards.watch import make_watcher
+from verl_toolrl.trajectory import Step, ToolCall, Trajectory
 
 W = ToolCall("w", {"city": "Paris", "unit": "c"})
 
@@ -112,6 +117,12 @@ def test_tool_n1_pays_for_all_or_nothing(response: str, expected: float) -> None
 
 
 USER = """
+import dataclasses
+import fractions
+import math
+
+import numpy as np
+
 from verl_toolrl.rewards import Reward
 
 class Polite:
@@ -129,6 +140,25 @@ def parts(response, ground_truth):
 
 def wrong(response):
     return "good"
+
+def given(response):
+    return eval(response)
+
+@dataclasses.dataclass(frozen=True)
+class Given:
+    late: bool = False
+    dialect: str = "react"
+    def unscheduled(self):
+        return Given(late=True)
+    def __call__(self, *, response, ground_truth, tools=None, step=0, total_steps=None):
+        return eval(response)
+
+class Whole:
+    def __call__(self, trajectory):
+        return trajectory.extra["answer"]
+
+def make_nothing():
+    return 3
 
 def greedy(response, gold):
     return 1.0
@@ -169,6 +199,124 @@ def test_a_users_reward_that_cannot_be_built_says_why(
 def test_a_users_function_must_return_finite_numbers(user: str) -> None:
     with pytest.raises(ConfigError, match="function must be a finite number, got 'good'"):
         make_reward(f"{user}:wrong")(response="", ground_truth="")
+
+
+OWN = ("given", "Given")
+
+
+def answers(user: str, name: str, *texts: str) -> list[Any]:
+    """What a reward that evaluates the response makes of some."""
+    reward = make_reward(f"{user}:{name}")
+    return [reward(response=each, ground_truth="") for each in texts]
+
+
+@pytest.mark.parametrize("name", OWN)
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ("np.float32(0.5)", 0.5),
+        ("np.int64(2)", 2.0),
+        ("True", 1.0),
+        ("fractions.Fraction(1, 4)", 0.25),
+        ("{'a': np.float32(0.5), 'b': False}", 0.5),
+        ("Reward(np.float32(0.5), {'a': True, 'b': -0.5}, {'seen': 3})", 0.5),
+    ],
+)
+def test_any_real_number_is_a_number(user: str, name: str, answer: str, expected: float) -> None:
+    (result,) = answers(user, name, answer)
+    assert expected == result.score
+    assert {float} == {type(value) for value in (result.score, *result.components.values())}
+
+
+@pytest.mark.parametrize("name", OWN)
+@pytest.mark.parametrize(
+    ("answer", "wrong"),
+    [
+        ("math.nan", "function must be a finite number, got nan"),
+        ("10 ** 400", "function must be a finite number, got 1000"),
+        ("None", "function must be a finite number, got None"),
+        ("{'a': 1.0, 'b': math.inf}", "b must be a finite number, got inf"),
+        ("Reward(math.inf, {'a': 1.0})", "score must be a finite number, got inf"),
+        ("Reward(1.0, {'a': math.nan})", "a must be a finite number, got nan"),
+        ("Reward('1', {'a': 1.0})", "score must be a finite number, got '1'"),
+    ],
+)
+def test_an_answer_that_is_not_finite_names_the_reward(user: str, name: str, answer: str, wrong: str) -> None:
+    with pytest.raises(ConfigError, match=f"mine.py:{name}: {wrong}"):
+        answers(user, name, answer)
+
+
+@pytest.mark.parametrize("name", OWN)
+@pytest.mark.parametrize(
+    ("first", "other", "message"),
+    [
+        ("{'a': 1, 'b': 2}", "{'a': 1}", "the answer lacks 'b'; its first answer had the components a, b"),
+        ("{'a': 1}", "{'a': 1, 'c': 2}", "the answer adds 'c'; its first"),
+        ("{'a': 1}", "{'c': 2}", "the answer lacks 'a' and adds 'c'"),
+        ("{'a': 1}", "1.0", "the answer lacks 'a' and adds 'function'"),
+        ("1.0", "Reward(1.0, {'a': 1.0})", "the answer lacks 'function' and adds 'a'"),
+    ],
+)
+def test_the_components_of_the_first_answer_hold_for_all(
+    user: str, name: str, first: str, other: str, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"mine.py:{name}: {message}"):
+        answers(user, name, first, other)
+    assert 2 == len(answers(user, name, other, other))  # another object has a first answer of its own
+    answers(user, name, "{'a': 1, 'b': 2}", "{'b': 1, 'a': 2}")  # the order is free
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_a_pickled_reward_keeps_its_components_and_so_does_the_form_without_schedules(user: str, name: str) -> None:
+    reward = make_reward(f"{user}:{name}")
+    reward(response="{'a': 1}", ground_truth="")
+    for form in (pickle.loads(pickle.dumps(reward)), copy.deepcopy(reward), unscheduled(reward)):
+        with pytest.raises(ConfigError, match="lacks 'a' and adds 'b'"):
+            form(response="{'b': 1}", ground_truth="")
+    assert reward == pickle.loads(pickle.dumps(reward))
+
+
+def test_threads_agree_on_the_first_answer(user: str) -> None:
+    reward = make_reward(f"{user}:given")
+
+    def kept(number: int) -> bool:
+        try:
+            return bool(reward(response=f"{{'{'ab'[number % 2]}': 1}}", ground_truth=""))
+        except ConfigError:
+            return False
+
+    with ThreadPoolExecutor(8) as pool:
+        assert 100 == sum(pool.map(kept, range(200)))  # those of one of both names
+
+
+def test_a_class_is_seen_through(user: str) -> None:
+    reward = make_reward(f"{user}:Given")
+    assert ("react", False) == (make_watcher(reward, {}).dialect, hasattr(reward, "component_names"))
+    assert reward != unscheduled(reward) == unscheduled(unscheduled(reward))
+    polite = make_reward(f"{user}:Polite")
+    assert polite == unscheduled(polite) and not takes_trajectory(polite)
+
+
+def test_a_class_that_scores_trajectories_is_held_to_the_same(user: str) -> None:
+    reward: Any = make_reward(f"{user}:Whole")
+    assert takes_trajectory(reward)
+    given = Trajectory((Step("x"),), extra={"answer": True})
+    assert 1.0 == score_trajectory(reward, given)[0].score
+    for answer, message in ((math.nan, "function must be a finite number"), ({"a": 1.0}, "adds 'a'")):
+        with pytest.raises(ConfigError, match=message):
+            score_trajectory(reward, replace(given, extra={"answer": answer}))
+
+
+def test_a_factory_that_makes_no_reward_is_refused(user: str) -> None:
+    with pytest.raises(ConfigError, match="mine.py:make_nothing: made int, wanted something to call"):
+        make_reward(f"{user}:make_nothing")
+
+
+def test_a_registered_reward_of_a_user_is_checked_too() -> None:
+    name = "test_rewards_registered"
+    register_reward(name)(lambda **options: lambda *, response, ground_truth: math.nan)
+    with pytest.raises(ConfigError, match=f"{name}: function must be a finite number"):
+        make_reward(name)(response="", ground_truth="")
 
 
 def test_a_mix_weighs_its_parts_and_keeps_them_apart(user: str) -> None:

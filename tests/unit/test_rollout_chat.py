@@ -55,12 +55,19 @@ MakeTokenizer = Callable[[str], Any]
 
 
 def play(
-    make_tokenizer: MakeTokenizer, family: str, form: str, dialect: str, answers: Sequence[str], **limits: Any
+    make_tokenizer: MakeTokenizer,
+    family: str,
+    form: str,
+    dialect: str,
+    answers: Sequence[str],
+    *,
+    end: str | None = None,
+    **limits: Any,
 ) -> tuple[Rollout, ChatTokens, Dialogue, ScriptedEngine, list[dict[str, Any]]]:
     tokenizer = make_tokenizer(family)
     chat, dialogue = ChatTokens(tokenizer), make_dialogue(form, dialect)
-    end = tokenizer.convert_tokens_to_ids("<|eot_id|>" if family == "llama3" else "<|im_end|>")
-    engine = ScriptedEngine(tokenizer, answers, stop_id=end)
+    end = end or ("<|eot_id|>" if family == "llama3" else "<|im_end|>")
+    engine = ScriptedEngine(tokenizer, answers, stop_id=tokenizer.convert_tokens_to_ids(end))
 
     async def run() -> tuple[Rollout, list[dict[str, Any]]]:
         async with Toolbox([look_up, echo]) as box, box.session("t") as session:
@@ -143,6 +150,59 @@ def test_a_supported_template_has_no_problem_with_extension(
     assert chat.shows_tools(schemas) == (family != "chatml")
 
 
+def test_a_template_of_its_own_for_tools_is_taken_for_the_prompt_and_for_what_follows(
+    make_tokenizer: MakeTokenizer,
+) -> None:
+    """The tokenizers of Hermes 2 Pro have two templates; transformers takes `tool_use` where there are tools."""
+    tokenizer = make_tokenizer("hermes")
+    other = tokenizer.chat_template.replace("<tool_response>\n", "").replace("\n</tool_response>", "")
+    tokenizer.chat_template = {"default": other, "tool_use": tokenizer.chat_template}
+    chat, dialogue = ChatTokens(tokenizer), make_dialogue("native")
+    schemas, answer = Toolbox([look_up, echo]).schemas(), [{"role": "tool", "name": "echo", "content": "5"}]
+    assert "<tool_response>\n5" in chat.tail_text(answer, tools=schemas)
+    assert "<tool_response>" not in chat.tail_text(answer)
+    assert [] == list(chat.extension_problems(*dialogue.probe(), tools=schemas))
+    rollout = play(lambda _: tokenizer, "hermes", "native", "hermes", answers_of("hermes"))[0]
+    assert [] == list(audit(rollout, chat, dialogue, schemas))
+
+
+@pytest.mark.parametrize("family", ["qwen2.5", "llama3"])
+def test_a_tools_answer_may_hold_the_marker_that_finds_the_end_of_an_answer(
+    make_tokenizer: MakeTokenizer, family: str
+) -> None:
+    chat = ChatTokens(make_tokenizer(family))
+    plain, marked = (
+        chat.tail_text([{"role": "tool", "name": "echo", "content": text}]) for text in ("HERE", "MARKER-0f9c")
+    )
+    assert plain.replace("HERE", "MARKER-0f9c") == marked
+
+
+WRITTEN = [
+    ("qwen2.5", '<tool_call>\n{"name": "echo", "arguments": {"text": "a"}}\n</tool_call>'),
+    ("qwen3", '<tool_call>\n{"name": "echo", "arguments": {"text": "a"}}\n</tool_call>'),
+    ("llama3", '{"name": "echo", "parameters": {"text": "a"}}'),
+]
+
+
+@pytest.mark.parametrize(("family", "text"), WRITTEN)
+def test_a_template_shows_how_it_writes_a_call(make_tokenizer: MakeTokenizer, family: str, text: str) -> None:
+    found = list(ChatTokens(make_tokenizer(family)).written_call(ToolCall("echo", {"text": "a"}), []))
+    assert text == found[0]
+
+
+def test_a_template_that_writes_no_calls_shows_none(make_tokenizer: MakeTokenizer) -> None:
+    assert [] == list(ChatTokens(make_tokenizer("chatml")).written_call(ToolCall("echo", {"text": "a"}), []))
+
+
+def test_a_template_that_takes_arguments_as_text_shows_how_it_writes_a_call(make_tokenizer: MakeTokenizer) -> None:
+    tokenizer = make_tokenizer("llama3")
+    tokenizer.chat_template = tokenizer.chat_template.replace(
+        '"parameters": {{ call.arguments | tojson }}', '"parameters": {{ "" + call.arguments }}'
+    )
+    found = list(ChatTokens(tokenizer).written_call(ToolCall("echo", {"text": "a"}), []))
+    assert ['{"name": "echo", "parameters": {"text": "a"}}'] == found
+
+
 @pytest.mark.parametrize("form", ["toolrl", "react"])
 def test_a_template_that_drops_earlier_thoughts_cannot_be_extended(make_tokenizer: MakeTokenizer, form: str) -> None:
     chat, dialogue = ChatTokens(make_tokenizer("qwen3")), make_dialogue(form)
@@ -155,6 +215,25 @@ def test_the_audit_finds_a_token_of_a_tool_that_trains(make_tokenizer: MakeToken
     masked = rollout.response_mask.index(0)
     rollout.response_mask[masked] = 1
     assert [f"token {masked} trains outside the span of a step"] == list(audit(rollout, chat, dialogue, schemas))
+
+
+@pytest.mark.parametrize(("end", "problems"), [("<|eom_id|>", 0), ("<|end_of_text|>", 0), ("<|python_tag|>", 1)])
+def test_the_audit_takes_any_token_that_ends_an_answer_for_the_templates_own(
+    make_tokenizer: MakeTokenizer, end: str, problems: int
+) -> None:
+    rollout, chat, dialogue, _, schemas = play(
+        make_tokenizer, "llama3", "native", "llama3_json", answers_of("llama3_json"), end=end
+    )
+    assert end in chat.decode(rollout.response_ids) and 3 == len(rollout.trajectory.steps)
+    assert problems == len(list(audit(rollout, chat, dialogue, schemas)))
+
+
+def test_an_answer_that_the_template_refuses_is_a_finding_of_the_audit(make_tokenizer: MakeTokenizer) -> None:
+    rollout, chat, dialogue, _, schemas = play(make_tokenizer, "qwen2.5", "native", "hermes", answers_of("hermes"))
+    refusing = "{% if 'I look.' in messages[2].content %}{{ raise_exception('no') }}{% endif %}"
+    chat.tokenizer.chat_template = refusing + chat.tokenizer.chat_template
+    (problem,) = audit(rollout, chat, dialogue, schemas)
+    assert "the chat template refuses the roles" in problem
 
 
 def test_the_audit_finds_a_stream_that_the_template_would_not_render(make_tokenizer: MakeTokenizer) -> None:

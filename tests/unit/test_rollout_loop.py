@@ -88,12 +88,13 @@ async def roll(
     script: Sequence[str],
     *,
     engine: Any = None,
+    dialogue: Any = None,
     budget: Budget | None = None,
     messages: Sequence[Mapping[str, Any]] = ({"role": "user", "content": "Go."},),
     options: Mapping[str, Any] | None = None,
     **limits: Any,
 ) -> Rollout:
-    chat, dialogue = ChatTokens(tokenizer), make_dialogue("native")
+    chat, dialogue = ChatTokens(tokenizer), dialogue or make_dialogue("native")
     engine = engine or ScriptedEngine(tokenizer, script, stop_id=tokenizer.eos_token_id, **(options or {}))
     async with Toolbox([double, flood, away, finish], watchdog=None) as box, box.session("t", budget=budget) as session:
         rollout = await run_dialogue(
@@ -173,6 +174,36 @@ def test_a_generation_that_was_given_up_is_taken_up_where_it_stopped(tokenizer: 
     assert (plain.response_ids, plain.response_mask) == (resumed.response_ids, resumed.response_mask)
     assert plain.logprobs == resumed.logprobs
     assert [step.span for step in plain.trajectory.steps] == [step.span for step in resumed.trajectory.steps]
+
+
+TAGGED = '<|python_tag|>{"name": "double", "parameters": {"n": 1}}'
+
+
+def roll_llama(make_tokenizer: Callable[[str], Any], **options: Any) -> Rollout:
+    """Play a call behind `<|python_tag|>`, a special token that ends nothing, and an answer."""
+    tokenizer = make_tokenizer("llama3")
+    end = tokenizer.convert_tokens_to_ids("<|eot_id|>")
+    engine = ScriptedEngine(tokenizer, [TAGGED, DONE], stop_id=end, **options.pop("engine", {}))
+    return run(tokenizer, [], engine=engine, dialogue=make_dialogue("native", "llama3_json"), **options)
+
+
+def test_a_generation_given_up_behind_a_special_token_is_taken_up(make_tokenizer: Callable[[str], Any]) -> None:
+    plain, resumed = (roll_llama(make_tokenizer, engine={"abort_after": cut}) for cut in ({}, {0: 1}))
+    assert ["2"] == [result.content for result in resumed.trajectory.steps[0].results]
+    assert (plain.response_ids, plain.response_mask) == (resumed.response_ids, resumed.response_mask)
+
+
+def test_an_answer_that_is_cut_behind_a_special_token_is_no_whole_answer(make_tokenizer: Callable[[str], Any]) -> None:
+    rollout = roll_llama(make_tokenizer, turn_tokens=1)
+    assert StopReason.MAX_TOKENS is rollout.trajectory.stop_reason and 1 == len(rollout.response_ids)
+
+
+def test_an_engine_may_stop_at_an_end_that_only_it_knows(tokenizer: Any) -> None:
+    """vLLM takes ends from the model's generation config: `<|endoftext|>` for Qwen, whose templates never write it."""
+    end = tokenizer.pad_token_id
+    assert end not in ChatTokens(tokenizer).stop_ids
+    rollout = run(tokenizer, [], engine=Always(Generation([5, end], [-1.0, -1.0])))
+    assert StopReason.FINISHED is rollout.trajectory.stop_reason
 
 
 class Always:

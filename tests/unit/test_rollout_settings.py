@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 
 from verl_toolrl.errors import ConfigError, DatasetError, UnknownNameError
@@ -21,6 +22,7 @@ BAD = [
     ({"turn_tokens": "many"}, "turn_tokens"),
     ({"budget": {"cals": 3}}, "did you mean 'calls'"),
     ({"audit_every": True}, "audit_every"),
+    ({"dialect": "llama_json"}, "did you mean 'llama3_json'"),
     ({"stop_token_ids": ["</tool_call>"]}, "stop_token_ids"),
 ]
 
@@ -49,8 +51,15 @@ def test_a_row_that_says_nothing_gets_all_tools(extra_info: Any) -> None:
     assert (None, None, Budget(calls=1)) == (row.tools, row.state, row.budget)
 
 
-def test_verls_selection_of_tools_is_read() -> None:
-    assert ("a", "b") == row_session({"tool_selection": ["a", "b"]}).tools
+@pytest.mark.parametrize("session", [{"tools": []}, '{"tools": []}'])
+def test_an_empty_list_of_tools_is_no_tool(session: Any) -> None:
+    row = row_session({"session": session, "tool_selection": ["a"]})
+    assert () == row.tools and [] == Toolbox.load("quickstart").schemas(row.tools)
+
+
+@pytest.mark.parametrize(("given", "tools"), [(["a", "b"], ("a", "b")), ([], None), (np.array([]), None)])
+def test_verls_selection_of_tools_is_read_as_verl_does(given: Any, tools: Any) -> None:
+    assert tools == row_session({"tool_selection": given}).tools
 
 
 BAD_ROWS = [
@@ -58,6 +67,7 @@ BAD_ROWS = [
     ("[1]", "object"),
     ({"tols": []}, "did you mean 'tools'"),
     ({"tools": [1]}, "list of names"),
+    ({"tools": "sell"}, "list of names, found 'sell'"),
     ({"state": {"Inventory": 3}}, "keywords"),
     ({"budget": {"calls": -1}}, "calls"),
 ]

@@ -15,7 +15,7 @@ pytest.importorskip("omegaconf", reason="needs omegaconf, which verl brings")
 from omegaconf import OmegaConf
 
 from verl_toolrl.data.rlla import rl_row, sft_row
-from verl_toolrl.errors import DatasetError
+from verl_toolrl.errors import ConfigError, DatasetError
 from verl_toolrl.integrations.rows import as_list, check_files, report_dropped
 from verl_toolrl.rewards import make_reward
 
@@ -50,8 +50,9 @@ def test_good_rows_of_parquet_and_json_are_counted(tmp_path: Path) -> None:
             r"bad.jsonl: row 1: .*not JSON",
         ),
         ({"data_source": 3}, r"bad.jsonl: row 1: .*data_source"),
+        ({"tools": "[{}]"}, r"bad.jsonl: row 1: column 'tools': \[0\] has no 'name'"),
     ],
-    ids=["no prompt", "no ground truth", "malformed ground truth", "data source is no text"],
+    ids=["no prompt", "no ground truth", "malformed ground truth", "data source is no text", "tools without a name"],
 )
 def test_a_bad_row_is_named_with_file_and_reason(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     (tmp_path / "bad.jsonl").write_text("\n".join(map(json.dumps, [row(0), row(1, **changes)])))
@@ -73,6 +74,41 @@ def test_a_missing_an_empty_and_a_broken_file_are_named(tmp_path: Path) -> None:
     (tmp_path / "broken.parquet").write_bytes(b"nonsense")
     with pytest.raises(DatasetError, match="cannot be read"):
         check_files([str(tmp_path / "broken.parquet")], REWARD)
+
+
+OWN = """
+def score(response, ground_truth):
+    return {"fine": 1.0, "acc": 0.5}
+
+def trajectory(trajectory):
+    return {"acc": 1.0, "calls/count": 0.5}
+
+def tools(response, tools):
+    return float([tool["name"] for tool in tools] == ["f"])
+
+def unsteady(response, ground_truth):
+    return {"a": 1.0} if "get" in ground_truth else 1.0
+"""
+
+
+@pytest.mark.parametrize(("name", "component"), [("score", "acc"), ("trajectory", "calls/count")])
+def test_a_component_with_a_name_of_ours_stops_the_run_at_the_start(tmp_path: Path, name: str, component: str) -> None:
+    (tmp_path / "own.py").write_text(OWN)
+    with pytest.raises(ConfigError, match=rf"own.py:{name}: the component '{component}' has a name"):
+        check_files([parquet(tmp_path / "x.parquet", [row()])], make_reward(f"{tmp_path / 'own.py'}:{name}"))
+
+
+def test_components_that_change_from_row_to_row_stop_the_run_at_the_start(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(OWN)
+    rows = [row(), row(1, reward_model={"style": "rule", "ground_truth": "get"})]
+    with pytest.raises(ConfigError, match="own.py:unsteady: the answer lacks 'function' and adds 'a'"):
+        check_files([parquet(tmp_path / "x.parquet", rows)], make_reward(f"{tmp_path / 'own.py'}:unsteady"))
+
+
+def test_the_reward_is_given_the_tools_of_the_row(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(OWN)
+    made = parquet(tmp_path / "x.parquet", [row(tools='[{"name": "f"}]')])
+    assert 1 == check_files([made], make_reward(f"{tmp_path / 'own.py'}:tools"))
 
 
 def test_remote_files_are_left_to_verl() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,14 @@ def wrong_count(trajectory):
 
 def not_finite(trajectory):
     return float("nan")
+
+
+def unsteady(trajectory):
+    return StepRewards((0.0, 0.0), {trajectory.extra["answer"]: (0.0, 0.0)}, {})
+
+
+def nan_part(trajectory):
+    return StepRewards((0.0, 0.0), {"a": (0.0, float("nan"))}, {})
 
 
 def greedy(trajectory, mood):
@@ -79,6 +88,7 @@ def test_a_configured_function_pickles(path: str) -> None:
 WRONG = [
     ("wrong_count", "for 2 steps"),
     ("not_finite", "finite number"),
+    ("nan_part", "nan_part: a must be a finite number"),
 ]
 
 
@@ -86,6 +96,13 @@ WRONG = [
 def test_an_answer_that_cannot_train_is_refused(path: str, name: str, text: str) -> None:
     with pytest.raises(ConfigError, match=text):
         score_trajectory(make_reward(f"{path}:{name}"), TRAJECTORY)
+
+
+def test_step_rewards_have_the_same_components_every_time(path: str) -> None:
+    reward = make_reward(f"{path}:unsteady")
+    score_trajectory(reward, TRAJECTORY)
+    with pytest.raises(ConfigError, match="unsteady: the answer lacks '5' and adds '6'"):
+        score_trajectory(reward, replace(TRAJECTORY, extra={"answer": "6"}))
 
 
 BAD_OPTIONS: list[tuple[str, dict[str, Any], str]] = [

@@ -11,8 +11,22 @@ from hypothesis import strategies as st
 
 from verl_toolrl.errors import ConfigError
 from verl_toolrl.formats import write_response
-from verl_toolrl.integrations.reward_info import group_metrics, reported_components, reward_info, training_metrics
-from verl_toolrl.rewards import component_names, configured_reward, configured_watcher, make_reward, unscheduled
+from verl_toolrl.integrations.response_text import response_text
+from verl_toolrl.integrations.reward_info import (
+    group_metrics,
+    refuse_taken_names,
+    reported_components,
+    reward_info,
+    training_metrics,
+)
+from verl_toolrl.rewards import (
+    component_names,
+    configured_reward,
+    configured_watcher,
+    make_reward,
+    reads_special_tokens,
+    unscheduled,
+)
 from verl_toolrl.rewards.watch import WATCHED, Watcher
 from verl_toolrl.trajectory import Step, ToolCall, Trajectory
 
@@ -176,6 +190,18 @@ def test_a_function_that_asks_for_the_step_is_asked_at_the_end(tmp_path: Path) -
     assert (0.3, 1.0) == (reward(**given).score, unscheduled(reward)(**given).score)
 
 
+def test_a_schedule_that_the_run_never_finishes_is_reported_with_its_last_value() -> None:
+    """BEHAVIOUR LOCK: verl_toolrl/rewards/README.md says so of `reward/unscheduled/...`."""
+    given: dict[str, Any] = {"response": text(PARIS), "ground_truth": text(PARIS), "step": 10, "total_steps": 10}
+    own = unscheduled(configured_reward({"weights": {"format": "step(1 @ 0, 0.25 @ 1000)"}}))
+    assert 0.25 == own(**given).components["format"]
+    # At step 10 of 10 the released schedule gives 2 - 10 / 150; without it 1.
+    assert 1.0 == unscheduled(configured_reward({"mode": "released", "dynamic_scale": True}))(**given).score - 3
+    # 3 of 512 words, and not of the 1,024 of the paper's dynamic target.
+    paper = unscheduled(configured_reward({"mode": "paper", "length": "dynamic"}))
+    assert 3 / 512 == paper(**given).components["length"]
+
+
 def test_a_watcher_reads_as_the_reward_does_and_the_recipe_wins() -> None:
     def watcher(kwargs: dict[str, Any]) -> Watcher:
         return configured_watcher(kwargs, configured_reward(kwargs))
@@ -186,6 +212,53 @@ def test_a_watcher_reads_as_the_reward_does_and_the_recipe_wins() -> None:
     assert "react" == watcher({"watch": {"dialect": "react"}}).dialect
     with pytest.raises(ConfigError, match="did you mean 'dialect'"):
         watcher({"watch": {"dialct": "react"}})
+
+
+@pytest.mark.parametrize("name", ["score", *WATCHED, "toolrl_step_rewards", "unscheduled/x", "seen/calls"])
+def test_a_component_cannot_have_a_name_under_which_something_else_is_reported(name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"the component '{name}' has a name .* score, acc, layout, .*seen/"):
+        refuse_taken_names("mine.py:score", ["format", name])
+
+
+def test_a_component_may_have_any_other_name() -> None:
+    refuse_taken_names("x", ["function", "format", "calls", "accuracy", "polite/score"])
+    refuse_taken_names("x", ["acc"], trajectory=True)  # of trajectories only the reward knows it
+    with pytest.raises(ConfigError, match="'layout'"):
+        refuse_taken_names("x", ["acc", "layout"], trajectory=True)
+
+
+class MistralTokens:
+    """A tokenizer of whole words: 0 pads, 1 and 2 end a response; those in square brackets are special."""
+
+    words = ("<pad>", "</s>", "<eot>", "[TOOL_CALLS]", "weather", "[ARGS]", '{"city": "Paris", "days": 2}')
+    eos_token_id = [1, 2]
+    pad_token_id = 0
+
+    def decode(self, ids: list[int], skip_special_tokens: bool) -> str:
+        return "".join(self.words[i] for i in ids if not skip_special_tokens or self.words[i][0] not in "<[")
+
+
+MISTRAL: list[tuple[dict[str, Any], float]] = [
+    ({"dialect": "mistral"}, 1.0),
+    ({"reward": "tool_n1", "dialect": "mistral", "require_thought": False}, 1.0),
+    ({"mode": "released", "watch": {"dialect": "mistral"}}, 1.0),
+    ({"reward": "mix", "rewards": {"tool_n1": {"dialect": "hermes"}, "toolrl": {"dialect": "mistral"}}}, 0.0),
+    ({"reward": "mix", "rewards": {"mix": {"rewards": {"toolrl": {"dialect": "mistral"}}}}}, 0.0),
+    ({"dialect": "hermes"}, 0.0),
+]
+
+
+@pytest.mark.parametrize(("kwargs", "acc"), MISTRAL, ids=lambda value: str(value)[:40])
+def test_calls_that_are_written_with_special_tokens_are_read(kwargs: dict[str, Any], acc: float) -> None:
+    reward = configured_reward(kwargs)
+    watcher = configured_watcher(kwargs, reward)
+    special = reads_special_tokens(reward, watcher)
+    assert special is ("mistral" in str(kwargs))
+    response = response_text(MistralTokens(), [3, 4, 5, 6, 2, 1], special_tokens=special)
+    if special:
+        assert '[TOOL_CALLS]weather[ARGS]{"city": "Paris", "days": 2}' == response
+    # The mix is watched as its first part reads, in another dialect.
+    assert acc == watcher(response=response, ground_truth=text(PARIS))["acc"]
 
 
 def test_training_metrics_are_means_and_ranges_of_what_is_trained_on() -> None:
@@ -206,5 +279,6 @@ def test_groups_that_teach_nothing_are_counted() -> None:
     scores = [("a", 1.0), ("a", 1.0), ("b", 1.0), ("b", 0.0), ("c", 0.5), ("d", 2.0), ("d", 2.0)]
     # Two of the three groups that can be compared scored alike; one of four is alone.
     assert {"groups/count": 4.0, "groups/zero_variance": 2 / 3, "groups/lone": 0.25} == group_metrics(scores)
-    assert {"groups/count": 1.0, "groups/lone": 1.0} == group_metrics([("a", 1.0)])
-    assert {"groups/count": 0.0, "groups/lone": 0.0} == group_metrics([])
+    # The same keys where nothing can be compared.
+    assert {"groups/count": 1.0, "groups/zero_variance": 0.0, "groups/lone": 1.0} == group_metrics([("a", 1.0)])
+    assert {"groups/count": 0.0, "groups/zero_variance": 0.0, "groups/lone": 0.0} == group_metrics([])

@@ -39,11 +39,12 @@ def rlla(
         parse_ground_truth(row["output"], f"row {index}: output")
         return row
 
-    good = _converted(rows, lambda row, index: [checked(row, index)], skip_bad)
+    good = dict(_converted(rows, lambda row, index: [(index, checked(row, index))], skip_bad))
     if sft:
-        _write(output, {"sft": [sft_row(row, index=index) for index, row in enumerate(good)]})
+        _write(output, {"sft": [sft_row(row, index=index) for index, row in enumerate(good.values())]})
         return
-    train, test = released_split(good)
+    # All rows are shuffled, the bad ones too: without them others would land in the test split than the authors'.
+    train, test = ([good[index] for index in part if index in good] for part in released_split(range(len(rows))))
     splits = {"train": train, "test": test}
     _write(
         output,
@@ -63,7 +64,11 @@ def convert(
     data_source: Annotated[
         str | None, typer.Option(help="Name under which validation reports the rows. Default: the layout.")
     ] = None,
+    format: Annotated[
+        str, typer.Option(help="toolrl: tools inside the prompt; native: in a column, for the model's chat template.")
+    ] = "toolrl",
     style: Annotated[str, typer.Option(help="Of ToolRL's prompt: full, or short (fewer tokens).")] = "full",
+    dialect: Annotated[str, typer.Option(help="How calls in the messages of native rows are written.")] = "hermes",
     last_only: Annotated[
         bool, typer.Option("--last-only", help="A row for the last answer of a dialogue, not for each.")
     ] = False,
@@ -75,7 +80,7 @@ def convert(
     limit: Annotated[int | None, typer.Option(min=1, help="Take that many of the source's rows, by the seed.")] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave bad rows out instead of stopping.")] = False,
 ) -> None:
-    """Turn tool-use data of a public layout into verl's rows with ToolRL's prompt.
+    """Turn tool-use data of a public layout into verl's rows, with ToolRL's prompt or for the chat template.
 
     Reads OpenAI-style messages with tools, ToolACE, xLAM-60k (and XLAM-7.5k-Irrelevance) and Hammer's masked rows. Each
     answer of the assistant becomes a row with the dialogue before it as history. Rows of one dialogue stay in one file.
@@ -87,7 +92,12 @@ def convert(
     from verl_toolrl.data.rlla import released_split
     from verl_toolrl.data.rows import read_rows
     from verl_toolrl.data.world.prompts import STYLES
+    from verl_toolrl.data.world.spec import FORMATS
+    from verl_toolrl.formats import get_dialect
 
+    get_dialect(dialect)
+    if format not in FORMATS:
+        raise UnknownNameError("format", format, FORMATS)
     if layout != "auto" and layout not in LAYOUTS:
         raise UnknownNameError("layout", layout, [*LAYOUTS, "auto"])
     if style not in STYLES:
@@ -102,7 +112,11 @@ def convert(
         if not isinstance(row, dict):
             raise DatasetError(f"{type(row).__name__}, wanted an object")
         dialogue = LAYOUTS[name](row)
-        return [dialogue_rows(dialogue, data_source=data_source or name, style=style, last_only=last_only)]
+        source_name = data_source or name
+        made = dialogue_rows(
+            dialogue, data_source=source_name, format=format, style=style, dialect=dialect, last_only=last_only
+        )
+        return [made]
 
     groups = _converted([row for _, row in rows], converted, skip_bad, numbers=[number for number, _ in rows])
     train, test = released_split(groups, seed=seed, test_share=test_share)
@@ -111,7 +125,7 @@ def convert(
         for index, row in enumerate(part):
             row["extra_info"] = {"index": index, "split": split, **row["extra_info"]}
     if sft:
-        splits["sft"] = sft_rows(splits["train"])
+        splits["sft"] = sft_rows(splits["train"], dialect)
     _write(output, splits)
 
 

@@ -9,6 +9,9 @@ For session j of prompt i with components r_1 .. r_n and weights w_1 .. w_n:
 GRPO adds first: rewards (format 1, correctness 0) and (format 0, correctness 1) become one number and are told apart no
 more. With one component A_sum is GRPO's advantage, and A is it times one positive number.
 
+The whole batch is what the trainer computes advantages for at once: `data.train_batch_size` prompts, and under verl's
+`separate_async`, which does so for each update, `actor.ppo_mini_batch_size` of them.
+
 `batch_norm` says over what the last line goes. `response` is the paper: each response counts once. `token` is what the
 released code does (NVlabs/GDPO, verl-GDPO) and verl's own `gdpo`: each policy token counts, so that the mean is no
 longer 0 and prompts whose responses all scored alike get an advantage from the lengths of others. `none` leaves A_sum.

@@ -14,7 +14,7 @@ from typing import Any
 from verl_toolrl.errors import DatasetError
 from verl_toolrl.trajectory import ToolCall
 
-__all__ = ["bracket_calls", "is_bracketed"]
+__all__ = ["answer_calls", "bracket_calls", "is_bracketed"]
 
 _NAME = re.compile(r"[\w./][\w./ -]*(?=\()")
 _KEY = re.compile(r"[\s,]*([^=,()\[\]{}\"']+?)\s*=")
@@ -24,6 +24,28 @@ _CONSTANTS = {"true": True, "false": False, "null": None}
 def is_bracketed(text: str, names: Sequence[str]) -> bool:
     """Whether a message is a list of calls, by how it begins and ends."""
     return text.startswith("[") and text.endswith("]") and _name_at(text, _skip(text, 1), names) is not None
+
+
+def answer_calls(text: str, names: Sequence[str], where: str) -> tuple[ToolCall, ...]:
+    """Read the calls of an answer; none where it is a text, in brackets or not.
+
+    Args:
+        text: The whole message.
+        names: Tools on offer.
+        where: How the message of an error names the place.
+
+    Raises:
+        DatasetError: If a tool on offer is called and the list cannot be read.
+    """
+    if not is_bracketed(text, names):
+        return ()
+    try:
+        return bracket_calls(text, names, where)
+    except DatasetError:
+        # `[Note (see above): ...]` looks like a call of a tool "Note", which is none.
+        if any(re.search(rf"(?<![\w./]){re.escape(name)}\s*\(", text) for name in names):
+            raise
+        return ()
 
 
 def bracket_calls(text: str, names: Sequence[str], where: str) -> tuple[ToolCall, ...]:

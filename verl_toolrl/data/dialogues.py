@@ -15,6 +15,9 @@ of the assistant becomes a row of its own with the turns before it as history, a
 
     <user> ... </user>
 
+Or, format `native`, as messages for a chat template that writes the tools itself, which stand in a column `tools`:
+earlier calls in the dialect of the model, results as messages of the role `tool`, the truth as an OpenAI message.
+
 Where a source has no thoughts, a short one stands in for them, in history and ground truth alike: rewards ask for a
 thought and never read it.
 """
@@ -26,7 +29,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from verl_toolrl.data.world.prompts import system_prompt
+from verl_toolrl.data.world.prompts import NATIVE, native_truth, system_prompt
 from verl_toolrl.errors import ConfigError, DatasetError
 from verl_toolrl.formats import write_response
 from verl_toolrl.rewards.ground_truth import parse_ground_truth
@@ -73,54 +76,76 @@ class Dialogue:
 
 
 def dialogue_rows(
-    dialogue: Dialogue, *, data_source: str, style: str = "full", last_only: bool = False
+    dialogue: Dialogue,
+    *,
+    data_source: str,
+    format: str = "toolrl",
+    style: str = "full",
+    dialect: str = "hermes",
+    last_only: bool = False,
 ) -> list[dict[str, Any]]:
     """Return a row of verl's RL schema for each answer of the assistant.
 
     Args:
         dialogue: What to turn into rows.
         data_source: Name under which validation reports the rows.
+        format: toolrl: tools inside the prompt; native: in a column, for the model's chat template.
         style: Of ToolRL's prompt: full, or short (fewer tokens).
+        dialect: In which earlier calls of native rows are written.
         last_only: Only the last answer.
 
     Raises:
         DatasetError: If there is no answer, a call is of a tool that the row does not offer, or an answer cannot be
-            written in ToolRL's tags.
+            written in ToolRL's tags or the dialect.
     """
     _check(dialogue)
-    system = system_prompt(dialogue.tools, style=style)
+    native = format == "native"
+    system = NATIVE if native else system_prompt(dialogue.tools, style=style)
+    tools = json.dumps(list(dialogue.tools), ensure_ascii=False)
     if dialogue.system:
         system = f"{dialogue.system.strip()}\n\n{system}"
     rows = []
     for index, turn in enumerate(dialogue.turns):
         if not isinstance(turn, Answer) or (last_only and index != _last_answer(dialogue)):
             continue
-        truth = _written(turn)
+        before = dialogue.turns[:index]
+        truth = native_truth(turn.calls, (turn.text or "").strip() or None) if native else _written(turn)
         # What is trained on is read back, so that no row can be wrong for a reason that only a run would find.
         if not _same(parse_ground_truth(truth).calls, turn.calls):
-            raise DatasetError(f"turn {index}: calls change when they are written in ToolRL's tags: {truth[:120]!r}")
-        history = _history(dialogue.turns[:index])
+            raise DatasetError(f"turn {index}: calls change when they are written as a ground truth: {truth[:120]!r}")
+        said = [{"role": "user", "content": f"**Dialogue Records History**\n{_history(before)}"}]
         rows.append(
             {
                 "data_source": data_source,
                 "prompt": [
                     {"role": "system", "content": system},
-                    {"role": "user", "content": f"**Dialogue Records History**\n{history}"},
+                    *(_messages(before, dialect, dialogue.tools) if native else said),
                 ],
                 "ability": "tool_use",
                 "reward_model": {"style": "rule", "ground_truth": truth},
-                "extra_info": {"tools": json.dumps(list(dialogue.tools), ensure_ascii=False)},
+                "extra_info": {"tools": tools},
+                **({"tools": tools} if native else {}),
             }
         )
     return rows
 
 
-def sft_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return rows of verl's SFT trainer for rows of its RL schema: the ground truth as the assistant's message."""
-    return [
-        {"messages": [*row["prompt"], {"role": "assistant", "content": row["reward_model"]["ground_truth"]}]}
-        for row in rows
-    ]
+def sft_rows(rows: Sequence[Mapping[str, Any]], dialect: str = "hermes") -> list[dict[str, Any]]:
+    """Return rows of verl's SFT trainer for rows of its RL schema: the ground truth as the assistant's message.
+
+    Args:
+        rows: As `dialogue_rows` makes them.
+        dialect: In which calls of native rows are written.
+    """
+    found = []
+    for row in rows:
+        truth = row["reward_model"]["ground_truth"]
+        if "tools" in row:
+            answer = Answer(parse_ground_truth(truth).calls, json.loads(truth)["content"])
+            truth = _written(answer, dialect, json.loads(row["tools"]))
+        messages = [*row["prompt"], {"role": "assistant", "content": truth}]
+        found.append({"messages": messages, **({"tools": row["tools"]} if "tools" in row else {})})
+    return found
 
 
 def _same(first: Sequence[ToolCall], second: Sequence[ToolCall]) -> bool:
@@ -149,12 +174,29 @@ def _last_answer(dialogue: Dialogue) -> int:
     return max(index for index, turn in enumerate(dialogue.turns) if isinstance(turn, Answer))
 
 
-def _written(answer: Answer) -> str:
+def _written(answer: Answer, dialect: str = "toolrl", tools: Sequence[Mapping[str, Any]] = ()) -> str:
     thought = answer.thought or (_CALL_THOUGHT if answer.calls else _ANSWER_THOUGHT)
+    said = (answer.text or "").strip() or None
     try:
-        return write_response(answer.calls, thought=thought, response=(answer.text or "").strip() or None)
+        return write_response(answer.calls, dialect, thought=thought, response=said, tools=tools)
     except ConfigError as err:
         raise DatasetError(str(err)) from err
+
+
+def _messages(
+    turns: Sequence[Question | Answer | Observation], dialect: str, tools: Sequence[Mapping[str, Any]]
+) -> list[dict[str, str]]:
+    found: list[dict[str, str]] = []
+    for turn in turns:
+        if isinstance(turn, Question):
+            found.append({"role": "user", "content": turn.text})
+        elif isinstance(turn, Answer):
+            found.append({"role": "assistant", "content": _written(turn, dialect, tools)})
+        else:
+            if not any(message["role"] == "assistant" for message in found):
+                raise DatasetError("a result of a tool before any call")
+            found += [{"role": "tool", "content": json.dumps(each, ensure_ascii=False)} for each in turn.results]
+    return found
 
 
 def _history(turns: Sequence[Question | Answer | Observation]) -> str:

@@ -1,6 +1,7 @@
 """Public layouts of tool-use data, read into dialogues; one function a layout.
 
-    openai   {"messages": [...], "tools": [...]}: chat messages with `tool_calls`; `tools` a list or its JSON text
+    openai   {"messages": [...], "tools": [...]}: chat messages with `tool_calls`; `tools` a list or its JSON text. The
+             older API's `functions` and `function_call` too
     toolace  {"system": "... [{...}] ...", "conversations": [{"from", "value"}]}: Team-ACE/ToolACE; tools as a JSON list
              inside the system text, calls as `[Name(key=value), ...]`
     xlam     {"query", "answers", "tools"}: Salesforce/xlam-function-calling-60k; the latter two are JSON texts.
@@ -19,7 +20,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from verl_toolrl.data.bracket_calls import bracket_calls, is_bracketed
+from verl_toolrl.data.bracket_calls import answer_calls
 from verl_toolrl.data.dialogues import Answer, Dialogue, Observation, Question
 from verl_toolrl.errors import DatasetError
 from verl_toolrl.formats.tool_list import read_tools
@@ -48,10 +49,11 @@ def detect_layout(row: Any) -> str:
 
 
 def read_openai(row: Mapping[str, Any]) -> Dialogue:
-    """Read chat messages; `function_call` of the older API too."""
+    """Read chat messages; `functions` and `function_call` of the older API too."""
     messages = _wanted(row, "messages", list)
     turns: list[Question | Answer | Observation] = []
     system: list[str] = []
+    called: dict[str, str] = {}  # id of a call -> name of its tool, which the message of its result may leave out
     for index, message in enumerate(messages):
         if not isinstance(message, Mapping) or "role" not in message:
             raise DatasetError(f"messages[{index}]: {message!r:.80}, wanted an object with role and content")
@@ -66,18 +68,21 @@ def read_openai(row: Mapping[str, Any]) -> Dialogue:
             calls = message.get("tool_calls") or ([message["function_call"]] if message.get("function_call") else [])
             where = f"messages[{index}].tool_calls"
             thought, said = _thought(message, content)
-            turns.append(Answer(tuple(_call(call, f"{where}[{n}]") for n, call in enumerate(calls)), said, thought))
+            read = tuple(_call(call, f"{where}[{n}]") for n, call in enumerate(calls))
+            called.update({str(call["id"]): each.name for call, each in zip(calls, read) if call.get("id") is not None})
+            turns.append(Answer(read, said, thought))
         elif role in ("tool", "function"):
-            _add_result(turns, {"name": message.get("name"), "results": _json_or_text(content)})
+            name = message.get("name") or called.get(str(message.get("tool_call_id")))
+            _add_result(turns, {"name": name, "results": _json_or_text(content)})
         else:
             raise DatasetError(f"messages[{index}]: role {role!r}, wanted system, user, assistant or tool")
-    return Dialogue(_tools(row.get("tools")), _without_end(turns), "\n\n".join(system) or None)
+    return Dialogue(_tools(row.get("tools") or row.get("functions")), _without_end(turns), "\n\n".join(system) or None)
 
 
 def read_toolace(row: Mapping[str, Any]) -> Dialogue:
-    """Read ToolACE: tools in the system text, calls in brackets."""
-    system = _wanted(row, "system", str)
-    tools = _tools(_list_inside(system, "system"))
+    """Read ToolACE: tools in the system text, calls in brackets; what else that text says is kept."""
+    listed, system = _list_inside(_wanted(row, "system", str), "system")
+    tools = _tools(listed)
     names = [tool["function"]["name"] for tool in tools]
     turns: list[Question | Answer | Observation] = []
     for index, message in enumerate(_wanted(row, "conversations", list)):
@@ -88,7 +93,7 @@ def read_toolace(row: Mapping[str, Any]) -> Dialogue:
         if speaker in ("user", "human"):
             turns.append(Question(value))
         elif speaker in ("assistant", "gpt"):
-            calls = bracket_calls(value, names, where) if is_bracketed(value, names) else ()
+            calls = answer_calls(value, names, where)
             turns.append(Answer(calls, None if calls else value))
         elif speaker in ("tool", "observation", "function"):
             results = _json_or_text(value)
@@ -96,7 +101,8 @@ def read_toolace(row: Mapping[str, Any]) -> Dialogue:
                 _add_result(turns, result)
         else:
             raise DatasetError(f"{where}: from {speaker!r}, wanted user, assistant or tool")
-    return Dialogue(tools, _without_end(turns))
+    said = re.sub(r"[ \t]*\n\s*\n", "\n\n", _FORM.sub("", system)).strip()
+    return Dialogue(tools, _without_end(turns), said or None)
 
 
 def read_xlam(row: Mapping[str, Any]) -> Dialogue:
@@ -136,6 +142,17 @@ _KEYS = {
     "xlam": {"query", "answers", "tools"},
     "hammer": {"instruction", "output"},
 }
+
+
+# What ToolACE's system texts say of their list of tools and of how calls are written; our prompt has another form.
+_FORM = re.compile(
+    r"here is a list of functions[^\n]*?:"
+    r"|should you decide to return the function call(?:\(s\))?[.,\s]*"
+    r"|[^.\n]*\[\w+\([^\n]*?\)\]\.?"  # calls in brackets, and the sentence around them
+    r"|no other text must be included\.?"
+    r"|you should only return the function call[^.\n]*\.?",
+    re.IGNORECASE,
+)
 
 
 def _single(calls: tuple[ToolCall, ...]) -> Answer:
@@ -204,13 +221,14 @@ def _repaired_schema(tool: Any) -> Any:
     return [_repaired_schema(item) for item in tool] if isinstance(tool, list) else tool
 
 
-def _list_inside(text: str, where: str) -> Any:
-    """Return the first JSON list of objects inside a text."""
+def _list_inside(text: str, where: str) -> tuple[Any, str]:
+    """Return the first JSON list of objects inside a text, and the text around it."""
     for match in re.finditer(r"\[\s*\{", text):
         try:
-            return json.JSONDecoder().raw_decode(text, match.start())[0]
+            found, end = json.JSONDecoder().raw_decode(text, match.start())
         except ValueError:
             continue
+        return found, f"{text[: match.start()].rstrip()}\n{text[end:].lstrip(' .')}"
     raise DatasetError(f"{where}: {text[:80]!r}: no JSON list of tools in it")
 
 

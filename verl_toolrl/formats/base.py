@@ -87,6 +87,8 @@ class Dialect(ABC):
 
     name: str
     """Name in recipes."""
+    special_tokens: bool = False
+    """Calls are written with special tokens of the tokenizer: a text that is decoded without them has lost them."""
 
     @abstractmethod
     def read(self, text: Any, *, tools: Iterable[Mapping[str, Any]] = (), in_thought: bool = False) -> ParsedResponse:

@@ -3,6 +3,8 @@
     [TOOL_CALLS] [{"name": "get_weather", "arguments": {"city": "Paris"}}]
     [TOOL_CALLS]get_weather[ARGS]{"city": "Paris"}[TOOL_CALLS]get_time[CALL_ID]000000001[ARGS]{}
 
+The marks in square brackets are special tokens of Mistral's tokenizers.
+
 Source: mistral-common. Thoughts stand in `[THINK]…[/THINK]` or `<think>` tags. We write the form of v11.
 """
 
@@ -31,6 +33,7 @@ class MistralDialect(Dialect):
     """Text before the first `[TOOL_CALLS]` is for the user."""
 
     name = "mistral"
+    special_tokens = True
     foreign_marks = ("tool_call", "function", "python_tag", "react", "json", "pythonic")
 
     def read(self, text: Any, *, tools: Iterable[Mapping[str, Any]] = (), in_thought: bool = False) -> ParsedResponse:

@@ -1,4 +1,4 @@
-"""Schemas of the tools on offer: from `extra_info.tools`, or read back from ToolRL's prompt.
+"""Schemas of the tools on offer: from a column `tools` or `extra_info.tools`, or read back from ToolRL's prompt.
 
 ToolRL's system prompt lists tools in three lines each, with its own words for types:
 
@@ -67,7 +67,13 @@ def read_tools(tools: Any, where: str = "tools") -> tuple[Tool, ...]:
 
 
 def row_tools(row: Mapping[str, Any], where: str = "row") -> tuple[Tool, ...]:
-    """Return the tools of a row: `extra_info.tools`, else what ToolRL's prompt lists, else nothing."""
+    """Return the tools of a row: column `tools`, else `extra_info.tools`, else those of ToolRL's prompt, else nothing.
+
+    Raises:
+        DatasetError: If they cannot be read; the text names the place.
+    """
+    if row.get("tools") is not None:
+        return read_tools(row["tools"], f"{where}: column 'tools'")
     extra = row.get("extra_info")
     if isinstance(extra, Mapping) and extra.get("tools") is not None:
         return read_tools(extra["tools"], f"{where}: extra_info.tools")

@@ -13,12 +13,14 @@ from typing import Any
 from verl.experimental.agent_loop.agent_loop import AgentLoopOutput, register
 from verl.experimental.agent_loop.single_turn_agent_loop import SingleTurnAgentLoop
 
+from verl_toolrl.errors import DatasetError
 from verl_toolrl.formats.tool_list import read_tools
 from verl_toolrl.integrations import rollout_loops  # noqa: F401  registers the loops of several turns
+from verl_toolrl.integrations.lost_sessions import reported_mistakes
 from verl_toolrl.integrations.rollout_engine import SEED_KEY, request_seed
 from verl_toolrl.integrations.session_seed import session_seed
 
-__all__ = ["SeededSingleTurnAgentLoop", "request_seed"]
+__all__ = ["SeededSingleTurnAgentLoop", "request_seed", "tools_of"]
 
 
 @register("toolrl_single_turn")
@@ -26,20 +28,39 @@ class SeededSingleTurnAgentLoop(SingleTurnAgentLoop):
     """verl's single-turn loop, with a seed for each request, and a row's column `tools` in the chat template."""
 
     async def run(self, sampling_params: dict[str, Any], priority: int = 0, **kwargs: Any) -> AgentLoopOutput:
-        self._tools = _tools_of(kwargs.get("tools"))
+        """Answer once.
+
+        Raises:
+            DatasetError: If the column `tools` cannot be read, or the prompt is too long with its tools.
+        """
         key = SEED_KEY.get(self.rollout_config.name)
         seed = session_seed(sampling_params, self.rollout_config, kwargs)
         if key is not None and seed is not None:
             sampling_params = {**sampling_params, key: seed}
-        return await super().run(sampling_params, priority=priority, **kwargs)
+        async with reported_mistakes(kwargs):
+            self._tools = tools_of(kwargs.get("tools"))
+            return await super().run(sampling_params, priority=priority, **kwargs)
 
     async def ct_build_initial_tokens(self, *args: Any, **kwargs: Any) -> list[int]:
         """Tokenise the prompt as verl does, whose single-turn loop knows no tools of a row."""
         found: list[int] = await super().ct_build_initial_tokens(*args, **{"tools": self._tools, **kwargs})
         return found
 
+    def _cap_text_prompt_length(self, prompt_ids: list[int]) -> list[int]:
+        """Refuse to cut a prompt with tools, of which verl would drop the beginning with a mere warning.
 
-def _tools_of(value: Any) -> list[dict[str, Any]] | None:
+        Raises:
+            DatasetError: If it is too long.
+        """
+        allowed = self.rollout_config.prompt_length
+        if self._tools and len(prompt_ids) > allowed:
+            raise DatasetError(
+                f"the prompt with its tools has {len(prompt_ids)} tokens, data.max_prompt_length is {allowed}"
+            )
+        return super()._cap_text_prompt_length(prompt_ids)
+
+
+def tools_of(value: Any) -> list[dict[str, Any]] | None:
     """Return the schemas of a column `tools` (a list, or its JSON text) in OpenAI form, None where there are none."""
     found = [{"type": "function", "function": dict(tool)} for tool in read_tools(value, "column tools")]
     return found or None

@@ -1,23 +1,28 @@
-"""Sessions lost to infrastructure: counted where they happen, reported to the trainer through TransferQueue.
+"""Sessions that end without a trajectory: counted where they happen, reported to the trainer through TransferQueue.
 
 verl's layout has no place for a session without a trajectory, so the worker leaves a tag of its own in a partition that
-verl does not read; the trainer collects and clears it after each step.
+verl does not read; the trainer collects and clears it after each step. What infrastructure lost is counted there. An
+author's mistake stops the run: verl logs the error of a session in the worker and goes on, and so would the mistake.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import transfer_queue as tq
 
+from verl_toolrl.errors import AuthorError
 from verl_toolrl.integrations.say import say_at_first
 
-__all__ = ["PARTITION", "Group", "Groups", "report_lost", "take_lost"]
+__all__ = ["AUTHOR", "PARTITION", "Group", "Groups", "report_lost", "reported_mistakes", "take_lost"]
 
 PARTITION = "toolrl_lost"
 """Partition of TransferQueue; a key a lost session, the tag says why."""
+
+AUTHOR = "author"
+"""`kind` of a session that an author's mistake ended; `infrastructure` of the others."""
 
 
 class Group:
@@ -54,16 +59,33 @@ class Groups:
                 self._groups.pop(uid, None)
 
 
-async def report_lost(session: str, reason: str, step: int) -> None:
+async def report_lost(session: str, reason: str, step: int, kind: str = "infrastructure") -> None:
     """Leave word of a lost session; says nothing where TransferQueue does not run."""
     try:
         tq.get_client()  # asking for a put would start Ray
     except AssertionError:
         return
     try:
-        await tq.async_kv_put(key=session, partition_id=PARTITION, tag={"reason": reason[:500], "global_steps": step})
+        tag = {"reason": reason[:2000], "global_steps": step, "kind": kind}
+        await tq.async_kv_put(key=session, partition_id=PARTITION, tag=tag)
     except Exception as err:  # a report must never turn a lost session into a lost run
         say_at_first("report", f"could not report the lost session {session}: {type(err).__name__}: {err}")
+
+
+@asynccontextmanager
+async def reported_mistakes(row: Mapping[str, Any]) -> AsyncIterator[None]:
+    """Report an author's mistake that ends the session inside, so that the trainer stops.
+
+    Args:
+        row: What an agent loop is given: columns of the row, `uid`, `session_id` and `global_steps`.
+    """
+    try:
+        yield
+    except AuthorError as err:
+        session = f"{row.get('uid', '')}_{int(row.get('session_id', 0))}"
+        step = int(row.get("global_steps", 0) or 0)
+        await report_lost(session, f"{type(err).__name__}: {err}", step, AUTHOR)
+        raise
 
 
 def take_lost(prompts: Collection[str] | None = None) -> dict[str, dict[str, Any]]:

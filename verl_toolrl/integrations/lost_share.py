@@ -8,12 +8,12 @@ the buffer (`watched_buffer`): a server that is down would else be refilled for 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from verl_toolrl.errors import InfrastructureError
-from verl_toolrl.integrations.lost_sessions import take_lost
+from verl_toolrl.errors import AuthorError, InfrastructureError
+from verl_toolrl.integrations.lost_sessions import AUTHOR, take_lost
 from verl_toolrl.integrations.session_keys import sessions_by_group
 
 __all__ = ["AnnouncingManager", "LostShare", "Tally"]
@@ -115,6 +115,19 @@ class LostShare:
         if expected and not found:
             raise InfrastructureError(f"{_WHERE[partition]}: {self.report(partition, lost, expected)}")
 
+    def stop_at_mistake(self, reported: Mapping[str, Mapping[str, Any]]) -> None:
+        """Stop the run if a session that ended without a trajectory shows an author's mistake.
+
+        Args:
+            reported: Sessions and their tags, as `report_lost` leaves them.
+
+        Raises:
+            AuthorError: With the text of the first one.
+        """
+        for session, tag in reported.items():
+            if tag.get("kind") == AUTHOR:
+                raise AuthorError(f"session {session} of step {tag.get('global_steps')}: {tag.get('reason')}")
+
     def stop_above_limit(self) -> None:
         """Stop a run whose validation lost too much, when the validation is over."""
         self._stop_above_limit("val", self.validation.lost, self.validation.expected)
@@ -140,7 +153,9 @@ class LostShare:
             raise InfrastructureError(f"{_WHERE[partition]}: {self.report(partition, lost, expected)}")
 
     def _take_reasons(self, partition: str, prompts: Collection[str] | None) -> None:
-        for tag in take_lost(prompts).values():
+        found = take_lost(prompts)
+        self.stop_at_mistake(found)
+        for tag in found.values():
             self._reasons[partition][str(tag.get("reason", "?"))[:120]] += 1
 
 

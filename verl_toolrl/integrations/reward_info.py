@@ -6,9 +6,9 @@
     acc, calls/..., thought/words  what is watched whatever the reward is (`verl_toolrl.rewards.watch`)
     seen/<name>                    what the reward saw beside its components (surplus calls, repairs, ...)
 
-All are floats, and which names there are depends on the configured reward alone. Validation logs them as
-`val-aux/<data source>/<name>/mean@1` (`val-core/...` for `acc`), training as `reward/...`, `calls/...` and
-`thought/...` (`training_metrics`).
+All are floats, and which names there are depends on the configured reward alone; a component with a name of the others
+is refused (`refuse_taken_names`). Validation logs them as `val-aux/<data source>/<name>/mean@1` (`val-core/...` for
+`acc`), training as `reward/...`, `calls/...` and `thought/...` (`training_metrics`).
 """
 
 from __future__ import annotations
@@ -19,12 +19,26 @@ from typing import Any
 
 import numpy as np
 
+from verl_toolrl.errors import ConfigError
 from verl_toolrl.rewards import Reward
+from verl_toolrl.rewards.watch import WATCHED
 from verl_toolrl.rollout.health import zero_variance_share
 
-__all__ = ["UNSCHEDULED", "group_metrics", "reported_components", "reward_info", "training_metrics"]
+__all__ = [
+    "STEP_REWARDS",
+    "UNSCHEDULED",
+    "group_metrics",
+    "refuse_taken_names",
+    "reported_components",
+    "reward_info",
+    "training_metrics",
+]
 
+STEP_REWARDS = "toolrl_step_rewards"
+"""Key with the rewards of the steps as JSON text: in `reward_extra_info` from the reward manager, then in
+`extra_fields`, so that nobody averages a text."""
 UNSCHEDULED = "unscheduled/"
+_SEEN = "seen/"
 _WATCHED_GROUPS = ("calls/", "thought/")
 
 
@@ -46,8 +60,28 @@ def reward_info(result: Reward, plain: Reward, watched: Mapping[str, float]) -> 
         **{f"{UNSCHEDULED}{name}": value for name, value in plain.components.items()},
         **watched,
         **{key: float(value) for key, value in own.items()},
-        **{f"seen/{name}": value for name, value in seen.items()},
+        **{f"{_SEEN}{name}": value for name, value in seen.items()},
     }
+
+
+def refuse_taken_names(reward: Any, components: Iterable[str], *, trajectory: bool = False) -> None:
+    """Refuse a component under whose name something else is reported: one of both would be lost, and GDPO misled.
+
+    Args:
+        reward: The configured reward, for the message.
+        components: Names of the components that it answered.
+        trajectory: It scores trajectories, of which `acc` is not watched.
+
+    Raises:
+        ConfigError: For the first such name.
+    """
+    taken = ["score", *(name for name in WATCHED if not (trajectory and name == "acc")), STEP_REWARDS]
+    for name in components:
+        if name in taken or name.startswith((UNSCHEDULED, _SEEN)):
+            raise ConfigError(
+                f"{getattr(reward, 'path', reward)}: the component {name!r} has a name under which something else is "
+                f"reported; give it another than {', '.join(taken)} and whatever begins with {UNSCHEDULED} or {_SEEN}"
+            )
 
 
 def reported_components(info: Mapping[str, Any]) -> list[str]:
@@ -88,15 +122,14 @@ def group_metrics(scores: Iterable[tuple[str, float]]) -> dict[str, float]:
     Returns:
         `groups/count`, `groups/lone` (share of the groups with a single session) and `groups/zero_variance` (of the
         others, the share in which all scores are equal, so that a comparison teaches nothing:
-        `rollout.health.zero_variance_share`); the latter only where there are others.
+        `rollout.health.zero_variance_share`; 0 where there are no others).
     """
     scores = list(scores)
     sizes = Counter(group for group, _ in scores)
-    same = zero_variance_share(scores)
     return {
         "groups/count": float(len(sizes)),
         "groups/lone": sum(size == 1 for size in sizes.values()) / max(len(sizes), 1),
-        **({} if same is None else {"groups/zero_variance": same}),
+        "groups/zero_variance": zero_variance_share(scores) or 0.0,
     }
 
 

@@ -23,9 +23,10 @@ from verl.experimental.reward_loop.reward_manager.base import RewardManagerBase
 
 from verl_toolrl.errors import InfrastructureError
 from verl_toolrl.formats.tool_list import row_tools
-from verl_toolrl.integrations.reward_info import reward_info
+from verl_toolrl.integrations.response_text import response_text
+from verl_toolrl.integrations.reward_info import refuse_taken_names, reward_info
 from verl_toolrl.integrations.trajectory_travel import read_trajectory, trajectory_result
-from verl_toolrl.rewards import configured_reward, configured_watcher, unscheduled
+from verl_toolrl.rewards import configured_reward, configured_watcher, reads_special_tokens, unscheduled
 from verl_toolrl.rewards.trajectory import takes_trajectory
 from verl_toolrl.toolbox.threads import Threads
 
@@ -80,6 +81,7 @@ class ToolRLRewardManager(RewardManagerBase):
         self.reward = configured_reward(options)
         self.plain = unscheduled(self.reward)
         self.watch = configured_watcher(options, self.reward)
+        self.special_tokens = reads_special_tokens(self.reward, self.watch)
         self.total_steps = total_steps_of(config)
         self._threads = Threads(THREADS)
 
@@ -95,7 +97,8 @@ class ToolRLRewardManager(RewardManagerBase):
             `reward_score`, a float, and `reward_extra_info` (see `reward_info`).
 
         Raises:
-            InfrastructureError: If a reward does not answer; verl counts the session as failed, and its group goes on.
+            InfrastructureError: If a reward does not answer. verl counts the session as failed: under `toolrl_sync` the
+                others of its group go on, the asynchronous trainers drop and refill the whole prompt.
         """
         item = data[-1]
         # In a thread, so that other sessions go on whatever this one wrote and whoever wrote the reward.
@@ -138,7 +141,8 @@ class ToolRLRewardManager(RewardManagerBase):
         if trajectory is not None:  # the tools' answers are no part of what the model said last
             text = trajectory.final_answer
         else:
-            text = self.tokenizer.decode(item.batch["responses"][: _length(item)], skip_special_tokens=True)
+            ids = item.batch["responses"][: _length(item)]
+            text = response_text(self.tokenizer, ids, special_tokens=self.special_tokens)
         given = {
             "response": text,
             "ground_truth": truth,
@@ -147,6 +151,7 @@ class ToolRLRewardManager(RewardManagerBase):
             "total_steps": self.total_steps,
         }
         result = self.reward(**given)
+        refuse_taken_names(self.reward, result.components)
         plain = result if self.plain == self.reward else self.plain(**given)
         watched = self.watch(response=text, ground_truth=truth, tools=tools)
         return {"reward_score": result.score, "reward_extra_info": reward_info(result, plain, watched)}
@@ -163,6 +168,6 @@ def _length(item: Any) -> int:
 
 
 def _tools(fields: Mapping[str, Any]) -> Any:
-    """Return the schemas of the tools on offer: from `extra_info`, else as ToolRL's prompt lists them."""
+    """Return the schemas of the tools on offer, from where `row_tools` finds them."""
     prompt = fields.get("prompt", fields.get("raw_prompt"))
-    return row_tools({"extra_info": fields.get("extra_info"), "prompt": prompt}) or None
+    return row_tools({"tools": fields.get("tools"), "extra_info": fields.get("extra_info"), "prompt": prompt}) or None

@@ -1,14 +1,17 @@
 """Refuses what our agent loops could not roll out, before a model is loaded.
 
 Looked at: the settings, the tools (opened once, so that a server that does not answer is found here), the chat template
-(does it show tools, can it be extended turn by turn), and every row (tools, initial state and budget of its session;
-the length of the longest prompts with their tools, unless the row is one that verl leaves out).
+(does it show tools, can it be extended turn by turn, does it write calls in the dialect in which they are read), and
+every row (tools, initial state and budget of its session; the length of the longest prompts with their tools, unless
+the row is one that verl leaves out). Of `toolrl_single_turn`, rows with a column `tools`: verl's dataset measures them
+without it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import heapq
+import json
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from typing import Any
@@ -16,12 +19,15 @@ from typing import Any
 from omegaconf import DictConfig
 
 from verl_toolrl.errors import AuthorError, ConfigError, DatasetError
-from verl_toolrl.integrations.rollout_dataset import PromptRoom, measure_in_dataset
+from verl_toolrl.formats import DIALECTS, Dialect, ParsedResponse
+from verl_toolrl.integrations.agent_loop import tools_of
+from verl_toolrl.integrations.rollout_dataset import Place, PromptRoom, SingleTurnPlace, measure_in_dataset
 from verl_toolrl.integrations.rollout_loops import DialogueLoop, NativeLoop, ReActLoop, ToolRLLoop, Workplace
 from verl_toolrl.integrations.say import say
 from verl_toolrl.rewards.trajectory import takes_trajectory
-from verl_toolrl.rollout.settings import row_session
+from verl_toolrl.rollout.settings import WHERE, row_session
 from verl_toolrl.schema import as_list
+from verl_toolrl.trajectory import ToolCall
 
 __all__ = ["FORMS", "check_rollout"]
 
@@ -30,15 +36,35 @@ FORMS: dict[str, type[DialogueLoop]] = {
     "toolrl_native": NativeLoop,
     "toolrl_react": ReActLoop,
 }
-"""Name of an agent loop -> its class."""
+"""Name of an agent loop of several turns -> its class."""
 
+_SINGLE_TURN = "toolrl_single_turn"
 _LONGEST = 256
+
+# What a chat template is asked to write, to see in which dialect it does.
+_ASKED = ("look_up", {"key": "a b", "n": 3})
+_CALL = ToolCall(*_ASKED)
+_TOOL = {
+    "type": "function",
+    "function": {
+        "name": "look_up",
+        "description": "Look something up.",
+        "parameters": {
+            "type": "object",
+            "properties": {
+                "key": {"type": "string", "description": "What."},
+                "n": {"type": "integer", "description": "How many."},
+            },
+            "required": ["key", "n"],
+        },
+    },
+}
 
 
 def check_rollout(
     config: DictConfig, tokenizer: Any, reward: Callable[..., Any], rows: Iterable[tuple[str, Mapping[str, Any]]]
 ) -> None:
-    """Check a run that uses our agent loops; a run that uses none is left alone.
+    """Check a run that uses our agent loops of several turns, or rows with tools of their own; others are left alone.
 
     Args:
         config: The trainer's whole configuration.
@@ -59,6 +85,7 @@ async def _check(
 ) -> None:
     default = str(config.actor_rollout_ref.rollout.agent.default_agent_loop)
     exams: dict[str, _Exam] = {}
+    tools_in_rows = False
     async with AsyncExitStack() as open_boxes:
         for where, row in rows:
             name = str(row.get("agent_name") or default)
@@ -68,6 +95,8 @@ async def _check(
                         f"the reward scores trajectories, and the agent loop {name} records none; set "
                         f"actor_rollout_ref.rollout.agent.default_agent_loop to one of {', '.join(FORMS)}"
                     )
+                if name == _SINGLE_TURN:
+                    tools_in_rows = _has_tools(where, row) or tools_in_rows
                 continue
             if name not in exams:
                 shared = next((exam.place.box for exam in exams.values()), None)
@@ -79,7 +108,17 @@ async def _check(
     for name, exam in exams.items():
         exam.say_hidden()
         _check_budgets(exam.place, name)
-    _check_lengths(config, exams, default)
+    places: dict[str, Place] = {name: exam.place for name, exam in exams.items()}
+    if tools_in_rows:
+        places[_SINGLE_TURN] = SingleTurnPlace(config, tokenizer)
+    _check_lengths(config, exams, PromptRoom(places, default))
+
+
+def _has_tools(where: str, row: Mapping[str, Any]) -> bool:
+    try:
+        return tools_of(row.get("tools")) is not None
+    except DatasetError as err:
+        raise DatasetError(f"{where}: {err}") from err
 
 
 def _check_budgets(place: Workplace, name: str) -> None:
@@ -99,9 +138,11 @@ class _Exam:
     def __init__(self, place: Workplace) -> None:
         self.place = place
         self.longest: list[tuple[int, int, str, Mapping[str, Any]]] = []
-        """Length in characters, running number, place and row: a heap whose first is the shortest."""
+        """Length in bytes, running number, place and row: a heap whose first is the shortest."""
+        self._schema_bytes: dict[tuple[str, ...] | None, int] = {}
+        self.rows = 0
+        """How many were read."""
         self._hidden: dict[str, str] = {}
-        self._rows = 0
         _check_template(place, place.box.schemas())
 
     async def read(self, where: str, row: Mapping[str, Any]) -> None:
@@ -124,9 +165,17 @@ class _Exam:
             for schema in place.schemas(wanted.tools):
                 if schema["function"]["name"] not in text:
                     self._hidden.setdefault(schema["function"]["name"], where)
-        self._rows += 1
+        self.rows += 1
         keep = heapq.heappush if len(self.longest) < _LONGEST else heapq.heappushpop
-        keep(self.longest, (len(text), -self._rows, where, row))
+        keep(self.longest, (_bytes(text) + self._shown(wanted.tools), -self.rows, where, row))
+
+    def _shown(self, names: tuple[str, ...] | None) -> int:
+        """Return the bytes of the schemas that the chat template adds to the messages."""
+        if not self.place.dialogue.tools_in_template:
+            return 0
+        if names not in self._schema_bytes:
+            self._schema_bytes[names] = _bytes(json.dumps(self.place.schemas(names), ensure_ascii=False))
+        return self._schema_bytes[names]
 
     def say_hidden(self) -> None:
         """Point out the tools that no message of their row names."""
@@ -137,6 +186,11 @@ class _Exam:
             )
 
 
+def _bytes(text: str) -> int:
+    """Nearer to the number of tokens than that of characters, of which other scripts need fewer for a token."""
+    return len(text.encode("utf-8", errors="replace"))
+
+
 def _check_template(place: Workplace, schemas: list[dict[str, Any]]) -> None:
     if place.dialogue.tools_in_template and schemas and not place.chat.shows_tools(schemas):
         raise ConfigError(
@@ -144,6 +198,8 @@ def _check_template(place: Workplace, schemas: list[dict[str, Any]]) -> None:
             "toolrl_dialogue or toolrl_react, whose prompts show the tools themselves, or set "
             "actor_rollout_ref.model.custom_chat_template"
         )
+    if place.dialogue.tools_in_template:
+        _check_dialect(place)
     tools = schemas if place.dialogue.tools_in_template else None
     for problem in place.chat.extension_problems(*place.dialogue.probe(), tools=tools):
         text = (
@@ -157,13 +213,40 @@ def _check_template(place: Workplace, schemas: list[dict[str, Any]]) -> None:
         say(text)
 
 
-def _check_lengths(config: DictConfig, exams: Mapping[str, _Exam], default: str) -> None:
-    """Measure the longest prompts; the others are shorter in characters, and the loop checks each again.
+def _check_dialect(place: Workplace) -> None:
+    """Compare the dialect in which calls are read with the one in which the chat template writes them."""
+    written = list(place.chat.written_call(_CALL, [_TOOL]))
+
+    def readings(dialect: Dialect) -> list[ParsedResponse]:
+        found = [dialect.read(text, tools=[_TOOL]) for text in written]
+        return [each for each in found if [(call.name, call.arguments) for call in each.calls] == [_ASKED]]
+
+    own = place.dialogue.dialect
+    if readings(own):
+        return
+    others = {name: found for name, dialect in DIALECTS.items() if (found := readings(dialect))}
+    if not others:  # a template that writes no calls, or in no dialect that we know
+        return
+    better = max(others, key=lambda name: any(each.well_formed for each in others[name]))
+    text = (
+        f"the dialect {own.name} does not read a call as the chat template writes it, {written[0][:120]!r}: calls of a "
+        f"model of this family would count as answers, and no tool would run. Set {WHERE}.dialect={better}"
+    )
+    if place.settings.strict_template:
+        raise ConfigError(f"{text}, or strict_template=false for a model that was taught {own.name}")
+    say(text)
+
+
+def _check_lengths(config: DictConfig, exams: Mapping[str, _Exam], room: PromptRoom) -> None:
+    """Measure the prompts with the longest texts, tools included, 256 of each loop.
+
+    A shorter text may still have more tokens (digits, rare words). Where long prompts are left out, a dataset of ours
+    therefore measures all rows; else the loop finds such a row, and the run stops there.
 
     A row that is too long is no mistake where verl may not use it. Which rows it uses its dataset alone knows, so that
-    one of ours then decides; beside a dataset class of the user what verl would leave out is worked out here.
+    ours then decides; beside a dataset class of the user what verl would leave out is worked out here. Rows of
+    `toolrl_single_turn` with tools are measured by the dataset alone; beside a class of the user by the loop.
     """
-    room = PromptRoom({name: exam.place for name, exam in exams.items()}, default)
     data = config.data
     filters = bool(data.get("filter_overlong_prompts", True))
     samples = any((data.get(f"{name}_max_samples") or -1) > 0 for name in ("train", "val"))
@@ -177,6 +260,9 @@ def _check_lengths(config: DictConfig, exams: Mapping[str, _Exam], default: str)
                 raise DatasetError(f"{where}: {problem.reason}")
             measure_in_dataset(config, room)
             return
+    unmeasured = filters and any(exam.rows > len(exam.longest) for exam in exams.values())
+    if not own_class and (unmeasured or _SINGLE_TURN in room.places):
+        measure_in_dataset(config, room)
 
 
 def _too_long_for_verl(place: Workplace, row: Mapping[str, Any]) -> bool:

@@ -2,25 +2,74 @@
 
 verl leaves out a prompt that is longer than `data.max_prompt_length` (`data.filter_overlong_prompts`) and takes a part
 of the rows (`data.train_max_samples`). It measures prompts as they stand in the file, while our agent loops add the
-tools. `rollout_check` takes this class (`data.custom_cls`) where a prompt is too long and only the dataset can know
-whether its row is used: here the rows that verl has kept are measured as the loop will see them.
+tools: those of the toolbox, or of the row's column `tools` (`toolrl_single_turn`). `rollout_check` takes this class
+(`data.custom_cls`) where a prompt is too long and only the dataset can know whether its row is used, and for rows with
+a column `tools`, whose prompts verl's loop would cut without an error: here the rows that verl has kept are measured as
+the loop will see them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from omegaconf import DictConfig, OmegaConf
 from verl.utils.dataset.rl_dataset import RLHFDataset
 
 from verl_toolrl.errors import DatasetError
-from verl_toolrl.integrations.rollout_loops import Workplace
+from verl_toolrl.integrations.agent_loop import tools_of
+from verl_toolrl.integrations.rollout_loops import context_tokens
 from verl_toolrl.integrations.say import say
-from verl_toolrl.rollout.settings import row_session
+from verl_toolrl.rollout import TurnLimits
+from verl_toolrl.schema import as_list
 
-__all__ = ["PromptRoom", "RolloutDataset", "TooLong", "measure_in_dataset"]
+__all__ = ["PromptRoom", "RolloutDataset", "SingleTurnPlace", "TooLong", "measure_in_dataset"]
+
+
+class Place(Protocol):
+    """What knows how an agent loop makes a prompt of a row; `Workplace` for those of several turns."""
+
+    limits: TurnLimits
+
+    def prompt_length(self, row: Mapping[str, Any]) -> int:
+        """Return the tokens of the prompt of a row."""
+        ...
+
+
+class SingleTurnPlace:
+    """Measures prompts as `toolrl_single_turn` makes them.
+
+    Args:
+        config: The trainer's whole configuration.
+        tokenizer: Of the model.
+    """
+
+    def __init__(self, config: DictConfig, tokenizer: Any) -> None:
+        rollout = config.actor_rollout_ref.rollout
+        self._tokenizer, self._kwargs = tokenizer, dict(config.data.get("apply_chat_template_kwargs") or {})
+        self.limits = TurnLimits(
+            response_tokens=int(rollout.response_length),
+            prompt_tokens=int(rollout.prompt_length),
+            context_tokens=context_tokens(rollout),
+        )
+
+    def prompt_length(self, row: Mapping[str, Any]) -> int:
+        """Return the tokens of a prompt with the row's tools; 0 for a row without, which verl measures itself.
+
+        Raises:
+            DatasetError: If the column `tools` cannot be read, or the chat template refuses the row.
+        """
+        tools = tools_of(row.get("tools"))
+        if tools is None:
+            return 0
+        messages = [dict(message) for message in as_list(row["prompt"]) or ()]
+        kwargs = {**self._kwargs, "tools": tools, "add_generation_prompt": True, "tokenize": False}
+        try:
+            text = self._tokenizer.apply_chat_template(messages, **kwargs)
+        except Exception as err:  # a template raises whatever its author wrote
+            raise DatasetError(f"the chat template refuses a prompt with tools: {type(err).__name__}: {err}") from err
+        return len(self._tokenizer.encode(text, add_special_tokens=False))
 
 
 @dataclass(frozen=True)
@@ -36,8 +85,8 @@ class TooLong:
 class PromptRoom:
     """Measures prompts as our agent loops will see them."""
 
-    places: Mapping[str, Workplace]
-    """Agent loop -> its workplace."""
+    places: Mapping[str, Place]
+    """Agent loop -> what measures its prompts."""
     default: str
     """Agent loop of a row that names none."""
 
@@ -48,8 +97,7 @@ class PromptRoom:
             return None
         allowed, room = place.limits.prompt_tokens, place.limits.context_tokens
         assert allowed is not None and room is not None
-        messages, tools = place.prompt(row, row_session(row.get("extra_info"), place.budget).tools)
-        length = len(place.chat.prompt_ids(messages, tools=tools))
+        length = place.prompt_length(row)
         if length > allowed:
             return TooLong(f"the prompt with its tools has {length} tokens, data.max_prompt_length is {allowed}", True)
         if length >= room:

@@ -7,7 +7,8 @@
 
 verl makes a new object for each trajectory; what all trajectories of a worker share (tools, template, settings) is made
 once. A session lost to infrastructure returns an empty list of outputs, which verl takes for "no trajectory"; where all
-sessions of a prompt are lost the last one raises, so that verl sees a failed prompt and can refill it.
+sessions of a prompt are lost the last one raises, so that verl sees a failed prompt and can refill it. An author's
+mistake that only a session shows is reported and raised: the trainer stops with its text.
 """
 
 from __future__ import annotations
@@ -16,19 +17,29 @@ import asyncio
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetrics, register
 
 from verl_toolrl.errors import ConfigError, InfrastructureError
-from verl_toolrl.integrations.lost_sessions import Groups, report_lost
+from verl_toolrl.integrations.lost_sessions import Groups, report_lost, reported_mistakes
 from verl_toolrl.integrations.rollout_engine import VerlEngine
 from verl_toolrl.integrations.say import say_at_first
 from verl_toolrl.integrations.session_seed import session_seed
 from verl_toolrl.integrations.trajectory_output import TrajectoryOutput
 from verl_toolrl.integrations.trajectory_travel import TRAJECTORY, dump_trajectory
-from verl_toolrl.rollout import ChatTokens, Dialogue, Rollout, SessionLost, TurnLimits, make_dialogue, run_dialogue
+from verl_toolrl.rollout import (
+    DIALOGUES,
+    ChatTokens,
+    Dialogue,
+    Rollout,
+    SessionLost,
+    TurnLimits,
+    make_dialogue,
+    run_dialogue,
+)
 from verl_toolrl.rollout.audit import audit
 from verl_toolrl.rollout.settings import RolloutSettings, RowSession, row_session
 from verl_toolrl.schema import as_list
@@ -55,6 +66,14 @@ def settings_from_config(config: DictConfig) -> RolloutSettings:
     if OmegaConf.is_config(block):
         block = OmegaConf.to_container(block, resolve=True)
     return RolloutSettings.from_mapping(block)
+
+
+def context_tokens(rollout: DictConfig) -> int:
+    """Return the tokens of prompt and response that the engine takes."""
+    # SGLang keeps one token of the context for itself.
+    return int(rollout.get("max_model_len") or rollout.prompt_length + rollout.response_length) - (
+        rollout.name == "sglang"
+    )
 
 
 def toolbox_from_config(config: DictConfig, settings: RolloutSettings, tokenizer: Any) -> Toolbox:
@@ -104,6 +123,11 @@ class Workplace:
         messages = self.dialogue.messages([dict(message) for message in as_list(row["prompt"]) or ()], schemas)
         return messages, schemas if self.dialogue.tools_in_template else None
 
+    def prompt_length(self, row: Mapping[str, Any]) -> int:
+        """Return the tokens of the prompt of a row, tools included."""
+        messages, tools = self.prompt(row, row_session(row.get("extra_info"), self.budget).tools)
+        return len(self.chat.prompt_ids(messages, tools=tools))
+
     @classmethod
     def of(cls, config: DictConfig, tokenizer: Any, form: str, *, box: Toolbox | None = None) -> Workplace:
         """Build it from the trainer's whole configuration.
@@ -115,20 +139,17 @@ class Workplace:
         rollout = config.actor_rollout_ref.rollout
         template_kwargs = config.data.get("apply_chat_template_kwargs") or {}
         chat = ChatTokens(tokenizer, template_kwargs=dict(template_kwargs), stop_ids=settings.stop_token_ids)
-        # SGLang keeps one token of the context for itself.
-        context = (rollout.get("max_model_len") or rollout.prompt_length + rollout.response_length) - (
-            rollout.name == "sglang"
-        )
         return cls(
             settings=settings,
-            dialogue=make_dialogue(form, settings.dialect),
+            # Where the prompt asks for a text of its own, it is that which is read; rows may choose among the forms.
+            dialogue=make_dialogue(form, settings.dialect if DIALOGUES[form].tools_in_template else None),
             chat=chat,
             box=box or toolbox_from_config(config, settings, tokenizer),
             budget=None if settings.budget is None else Budget.from_mapping(settings.budget),
             limits=settings.limits(
                 response_tokens=int(rollout.response_length),
                 prompt_tokens=int(rollout.prompt_length),
-                context_tokens=int(context),
+                context_tokens=context_tokens(rollout),
             ),
             groups=Groups(),
         )
@@ -159,7 +180,11 @@ class DialogueLoop(AgentLoopBase):
         self.config = trainer_config.config
         self.rollout_config = self.config.actor_rollout_ref.rollout
         self.server_manager, self.tokenizer = server_manager, tokenizer
-        self.place = _workplace(self.config, tokenizer, self.form)
+
+    @cached_property
+    def place(self) -> Workplace:
+        """What the trajectories of this process share; made in `run`, which reports a mistake that it shows."""
+        return _workplace(self.config, self.tokenizer, self.form)
 
     async def run(self, sampling_params: dict[str, Any], priority: int = 0, **kwargs: Any) -> Any:
         """Run one trajectory.
@@ -174,20 +199,21 @@ class DialogueLoop(AgentLoopBase):
 
         Raises:
             InfrastructureError: If this was the last session of its prompt and all of them are lost.
-            ToolRLError: If the row or the recipe is wrong.
+            AuthorError: If the row, the recipe or a tool is wrong; the trainer is told and stops.
         """
         uid, number = str(kwargs.get("uid", "")), int(kwargs.get("session_id", 0))
         step = int(kwargs.get("global_steps", 0) or 0)
-        with self.place.groups.session(uid) as group:
-            await asyncio.sleep(0)  # the other sessions of the prompt are counted before this one can end
-            try:
-                return await self._run(sampling_params, priority, uid, number, step, kwargs)
-            except InfrastructureError as err:  # of a dialogue, or of what is set up before and asked after it
-                say_at_first("lost session", f"session {uid}_{number} of step {step} is lost: {err}")
-                await report_lost(f"{uid}_{number}", str(err), step)
-                if group.all_lost_with_this_one():
-                    raise InfrastructureError(f"all sessions of prompt {uid} are lost; the last: {err}") from err
-                return []
+        async with reported_mistakes(kwargs):
+            with self.place.groups.session(uid) as group:
+                await asyncio.sleep(0)  # the other sessions of the prompt are counted before this one can end
+                try:
+                    return await self._run(sampling_params, priority, uid, number, step, kwargs)
+                except InfrastructureError as err:  # of a dialogue, or of what is set up before and asked after it
+                    say_at_first("lost session", f"session {uid}_{number} of step {step} is lost: {err}")
+                    await report_lost(f"{uid}_{number}", str(err), step)
+                    if group.all_lost_with_this_one():
+                        raise InfrastructureError(f"all sessions of prompt {uid} are lost; the last: {err}") from err
+                    return []
 
     async def _run(
         self,

@@ -8,8 +8,10 @@
 
 What a lost session means for the gradient. It has no trajectory, so nothing of it trains. The others of its group keep
 training, with a baseline over those that are left; a group with fewer than two left is dropped where the estimator
-compares the members of a group. That is unbiased only if the failure does not depend on what the model did: a server
-that dies at every long query removes long queries from what is learned. The log therefore counts reasons.
+compares the members of a group. Whole groups keep their gradient where verl divides the loss by the configured
+mini-batch (`seq-mean-...`); with `token-mean` it is divided by the tokens that are left, so that the healthy part grows
+by the share that is missing. That is unbiased only if the failure does not depend on what the model did: a server that
+dies at every long query removes long queries from what is learned. The log therefore counts reasons.
 """
 
 from __future__ import annotations
@@ -120,7 +122,8 @@ class RolloutWatch:
             out["rollout/audit_problems"] = float(sum(problems > 0 for problems in audited))
             out["rollout/audited"] = float(len(audited))
         watched = {**metrics, **out}
-        if "groups/zero_variance" in watched:  # the log has it once, beside the other numbers of groups
+        # The log has it once, beside the other numbers of groups; where all are alone, it says nothing.
+        if "groups/zero_variance" in watched and watched.get("groups/lone", 0.0) < 1.0:
             watched["rollout/zero_variance_share"] = watched["groups/zero_variance"]
         raised, said = self._alarms.check(watched)
         for line in said:
@@ -149,7 +152,9 @@ class RolloutWatch:
 
     @contextmanager
     def validation(self) -> Iterator[dict[str, float]]:
-        """Count the sessions of a validation, whose figures verl computes as if a lost one had scored 0.
+        """Count the sessions of a validation.
+
+        verl's `acc` takes a lost one for 0, where a reward reports it; its other figures are means over the rest.
 
         Yields:
             Numbers for the log, filled when the block ends.
@@ -162,7 +167,8 @@ class RolloutWatch:
             out["val-aux/lost_sessions"] = float(lost)
             out["val-aux/lost_share"] = lost / expected
         if lost:
-            say(f"validation: {self.losses.report('val', lost, expected)}; its figures count them as 0")
+            found = self.losses.report("val", lost, expected)
+            say(f"validation: {found}; acc counts them as 0, the other figures are of those that are left")
             self.losses.stop_above_limit()
 
 

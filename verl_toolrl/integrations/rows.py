@@ -16,6 +16,8 @@ import pyarrow.parquet as pq
 from omegaconf import DictConfig, ListConfig
 
 from verl_toolrl.errors import DatasetError
+from verl_toolrl.formats.tool_list import row_tools
+from verl_toolrl.integrations.reward_info import refuse_taken_names
 from verl_toolrl.integrations.say import say
 from verl_toolrl.rewards import RewardFunction
 from verl_toolrl.rewards.trajectory import empty_trajectory, score_trajectory, takes_trajectory
@@ -46,6 +48,7 @@ def check_files(files: Sequence[str], reward: RewardFunction) -> int:
 
     Raises:
         DatasetError: For the first row that is wrong, and for a file that is missing or empty.
+        ConfigError: If the reward does not answer as it must, or a component of it has a name of ours.
     """
     count = 0
     for name in files:
@@ -58,13 +61,16 @@ def check_files(files: Sequence[str], reward: RewardFunction) -> int:
         for rows, row in enumerate(_rows(path), 1):
             where = f"{path.name}: row {rows - 1}"
             validate_row(row, where)
+            tools = row_tools(row, where) or None
             try:
                 if takes_trajectory(reward):
-                    score_trajectory(reward, empty_trajectory(row), total_steps=1)
+                    result, _ = score_trajectory(reward, empty_trajectory(row), total_steps=1)
                 else:
-                    reward(response="", ground_truth=row["reward_model"]["ground_truth"], total_steps=1)
+                    truth = row["reward_model"]["ground_truth"]
+                    result = reward(response="", ground_truth=truth, tools=tools, total_steps=1)
             except DatasetError as err:
                 raise DatasetError(f"{where}: {err}") from err
+            refuse_taken_names(reward, result.components, trajectory=takes_trajectory(reward))
         if rows == 0:
             raise DatasetError(f"{path}: no rows")
         count += rows

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from verl_toolrl.errors import ConfigError
-from verl_toolrl.integrations.reward_info import reward_info
+from verl_toolrl.integrations.reward_info import STEP_REWARDS, refuse_taken_names, reward_info
 from verl_toolrl.rewards import Reward, unscheduled
 from verl_toolrl.rewards.trajectory import score_trajectory
 from verl_toolrl.rollout.wire import dumps, loads
@@ -27,9 +27,6 @@ __all__ = [
 
 TRAJECTORY = "toolrl_trajectory"
 """Key of `extra_fields` with the trajectory as JSON text."""
-STEP_REWARDS = "toolrl_step_rewards"
-"""Key with the rewards of the steps as JSON text: in `reward_extra_info` from the reward manager, then in
-`extra_fields`, so that nobody averages a text."""
 
 
 def dump_trajectory(trajectory: Trajectory, appended: Sequence[Sequence[Mapping[str, Any]]] = ()) -> str:
@@ -72,7 +69,7 @@ def trajectory_result(
         some.
 
     Raises:
-        ConfigError: If the loop recorded no trajectory.
+        ConfigError: If the loop recorded no trajectory, or a component has a name of ours.
     """
     if trajectory is None:
         raise ConfigError(
@@ -80,6 +77,7 @@ def trajectory_result(
             "default_agent_loop to toolrl_dialogue, toolrl_native or toolrl_react"
         )
     result, rewards = score_trajectory(reward, trajectory, step=step, total_steps=total_steps)
+    refuse_taken_names(reward, result.components, trajectory=True)
     info: dict[str, Any] = {**reward_info(result, _at_end(reward, result, trajectory, step, total_steps), {})}
     if rewards is not None:
         info[STEP_REWARDS] = dumps(rewards)

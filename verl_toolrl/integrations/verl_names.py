@@ -62,6 +62,11 @@ NAMES: tuple[VerlName, ...] = (
         *("messages", "tools"),
     ),
     _name(
+        "verl.experimental.agent_loop.agent_loop:AgentLoopBase._cap_text_prompt_length",
+        "prompts with tools that would be cut",
+        "prompt_ids",
+    ),
+    _name(
         "verl.utils.dataset.multiturn_sft_dataset:MultiTurnSFTDataset._read_files_and_process",
         "tools of a supervised row in the chat template",
     ),
@@ -158,6 +163,11 @@ NAMES: tuple[VerlName, ...] = (
         f"{_BUFFER}:ReplayBufferAsync.wait_for_sampleable",
         "lost sessions",
         *("global_steps", "partition_id", "target_count"),
+    ),
+    _name(
+        f"{_BUFFER}:ReplayBuffer._sync_metadata_from_transfer_queue",
+        "authors' mistakes in sessions",
+        mentions=("tq.kv_list()", "partition = self.partitions[partition_id]", "partition[key].update(tag)"),
     ),
     _name(
         f"{_BUFFER}:ReplayBuffer._evict_terminal_groups",

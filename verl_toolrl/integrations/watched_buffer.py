@@ -3,7 +3,8 @@
 Both ways in which a prompt ends are methods of verl's buffer that all its modes share: `_evict_terminal_groups` takes
 failed prompts out before they are refilled, `_select_prompt_uids` chooses those that the trainer gets. What is above
 `trainer.toolrl.max_lost_share` raises there: before verl refills, and before the synchronous buffer says that it
-selected prompts without trajectories, which names no reason.
+selected prompts without trajectories, which names no reason. An author's mistake in a session raises at the next look
+for finished rollouts, whatever else runs.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 
 from transfer_queue import KVBatchMeta
 
+from verl_toolrl.integrations.lost_sessions import PARTITION
 from verl_toolrl.integrations.lost_share import LostShare
 from verl_toolrl.integrations.session_keys import group_of, sessions_by_group
 
@@ -39,6 +41,11 @@ class WatchedBuffer:
             known = list(sessions_by_group(batch.keys))
             self.losses.arrived(partition_id, [*known, *[""] * (batch_size - len(known))], batch.keys)
         return batch, metrics
+
+    def _sync_metadata_from_transfer_queue(self) -> None:
+        super()._sync_metadata_from_transfer_queue()  # type: ignore[misc]
+        # verl lists every partition, ours of the sessions without a trajectory among them.
+        self.losses.stop_at_mistake(self.partitions.get(PARTITION) or {})  # type: ignore[attr-defined]
 
     def _evict_terminal_groups(self, global_steps: int, partition_id: str, eviction_reasons: _Reasons) -> Any:
         failed = eviction_reasons[2]

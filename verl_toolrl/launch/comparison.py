@@ -87,7 +87,7 @@ def planned(
     Before training only the first run is measured where all start alike: the model is the same, and so are the rows.
     """
     alike = not any(word.lstrip("+~").startswith(_START) for variant in variants for word in variant.overrides)
-    found = []
+    found: list[tuple[Variant, int, list[str]]] = []
     for seed in seeds:
         for variant in variants:
             measured = f"trainer.val_before_train={'true' if not found or not alike else 'false'}"

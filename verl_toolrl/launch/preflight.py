@@ -13,7 +13,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from verl_toolrl.errors import ConfigError
+from verl_toolrl.errors import ConfigError, DatasetError
 from verl_toolrl.launch.processes import Process, marked_runs, process_table
 from verl_toolrl.launch.recipes import Composed
 
@@ -125,16 +125,36 @@ def check_engine(composed: Composed) -> None:
 
 
 def check_files(composed: Composed) -> None:
-    """See that local data files and a local model folder are there.
+    """See that local data files and a local model folder are there, and that the first row of each file has its form.
+
+    Every row is read by our trainers, which is a minute later.
 
     Raises:
-        ConfigError: One is not; the text names the key.
+        ConfigError: One is not there; the text names the key.
+        DatasetError: A file cannot be read or is empty, a column is missing or has another form.
     """
+    # Trainers and dataset classes of others may want other columns.
+    ours = str(composed.get("trainer.v1.trainer_mode")).startswith("toolrl_") and not composed.get(
+        "data.custom_cls.path"
+    )
     for key in ("data.train_files", "data.val_files"):
         value: Any = composed.get(key)
         for entry in [value] if isinstance(value, str) else list(value or []):
             if isinstance(entry, str) and "://" not in entry and not Path(entry).expanduser().exists():
                 raise ConfigError(f"{key}: {entry} does not exist (give {key}=FILE.parquet)")
+            if ours and isinstance(entry, str) and "://" not in entry:
+                _check_first_row(entry)
     model = composed.get("actor_rollout_ref.model.path")
     if isinstance(model, str) and model.startswith(("/", "~", "./", "../")) and not Path(model).expanduser().exists():
         raise ConfigError(f"actor_rollout_ref.model.path: {model} does not exist")
+
+
+def _check_first_row(file: str) -> None:
+    from verl_toolrl.integrations.rows import rows_of
+    from verl_toolrl.schema import validate_row
+
+    first = next(rows_of([file]), None)
+    if first is None:
+        raise DatasetError(f"{file}: no rows")
+    where, row = first
+    validate_row(row, where)

@@ -51,6 +51,7 @@ class _Launch:
     offload: bool
     offload_ref: bool
     tensor_parallel: int
+    dialect: str
     start: str
     checkpoint: str
     memory_gb: float

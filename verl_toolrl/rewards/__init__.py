@@ -11,7 +11,13 @@ frozen dataclass and pickles into Ray workers.
 """
 
 from verl_toolrl.rewards.base import Reward, RewardFunction, known_rewards, make_reward, register_reward
-from verl_toolrl.rewards.configured import component_names, configured_reward, configured_watcher, unscheduled
+from verl_toolrl.rewards.configured import (
+    component_names,
+    configured_reward,
+    configured_watcher,
+    reads_special_tokens,
+    unscheduled,
+)
 
 __all__ = [
     "Reward",
@@ -21,6 +27,7 @@ __all__ = [
     "configured_watcher",
     "known_rewards",
     "make_reward",
+    "reads_special_tokens",
     "register_reward",
     "unscheduled",
 ]

@@ -102,7 +102,7 @@ def make_reward(name: str, **options: Any) -> RewardFunction:
         ConfigError: If the name or an option is unknown (the nearest valid one is named), or options contradict.
     """
     if ":" in name:
-        from verl_toolrl.rewards.function import FunctionReward, load_object
+        from verl_toolrl.rewards.function import FunctionReward, OwnReward, load_object
 
         found = load_object(name)
         if not callable(found):
@@ -113,13 +113,18 @@ def make_reward(name: str, **options: Any) -> RewardFunction:
             from verl_toolrl.rewards.trajectory import TrajectoryFunction
 
             return cast(RewardFunction, TrajectoryFunction(name, options))
-        return _build(name, found, options)
+        return cast(RewardFunction, OwnReward(name, _build(name, found, options)))
     if name not in _REGISTRY and name in _BUILT_IN:
         importlib.import_module(_BUILT_IN[name])
     if name not in _REGISTRY:
         known = known_rewards()
         raise ConfigError(f"unknown reward {name!r}{nearest(name, known)}; known: {', '.join(known)}")
-    return _build(name, _REGISTRY[name], options)
+    made = _build(name, _REGISTRY[name], options)
+    if name in _BUILT_IN:
+        return made
+    from verl_toolrl.rewards.function import OwnReward
+
+    return cast(RewardFunction, OwnReward(name, made))
 
 
 def _build(name: str, factory: Factory, options: Mapping[str, Any]) -> RewardFunction:

@@ -10,14 +10,15 @@ reward:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from verl_toolrl.errors import ConfigError
+from verl_toolrl.formats import DIALECTS
 from verl_toolrl.rewards.base import RewardFunction, make_reward
 from verl_toolrl.rewards.watch import Watcher, make_watcher
 
-__all__ = ["component_names", "configured_reward", "configured_watcher", "unscheduled"]
+__all__ = ["component_names", "configured_reward", "configured_watcher", "reads_special_tokens", "unscheduled"]
 
 
 def configured_reward(reward_kwargs: Mapping[str, Any]) -> RewardFunction:
@@ -46,6 +47,19 @@ def configured_watcher(reward_kwargs: Mapping[str, Any], reward: RewardFunction)
     return make_watcher(reward, {str(key): value for key, value in options.items()})
 
 
+def reads_special_tokens(reward: RewardFunction, watcher: Watcher) -> bool:
+    """Whether a response must be decoded with its special tokens, because a dialect that is read here needs them."""
+    special = [name for name, dialect in DIALECTS.items() if dialect.special_tokens]
+    return any(name in special for name in (watcher.dialect, *_dialects(reward)))
+
+
+def _dialects(reward: Any) -> Iterator[Any]:
+    """Yield the dialects in which a reward and the parts of a mix read."""
+    yield getattr(reward, "dialect", None)
+    for part in getattr(reward, "parts", ()):
+        yield from _dialects(part[1])
+
+
 def component_names(reward: RewardFunction) -> tuple[str, ...] | None:
     """Names of the components of a configured reward; None where only a call tells (a user's own)."""
     names = getattr(reward, "component_names", None)
@@ -55,8 +69,9 @@ def component_names(reward: RewardFunction) -> tuple[str, ...] | None:
 def unscheduled(reward: RewardFunction) -> RewardFunction:
     """Return the reward without its schedules, so that its scores can be compared across steps.
 
-    A scheduled weight or target has the value of the end of the run; the schedules of the paper and of the released
-    code are switched off. A reward without a schedule is returned as it is.
+    A schedule of a recipe (a weight, a length target) has the last value that it lists, whether or not the run reaches
+    it. Those of the paper and of the released code are switched off: the ranges and the length target that hold without
+    them. A user's function is told that every step is the last. A reward without a schedule is returned as it is.
     """
     plain = getattr(reward, "unscheduled", None)
     return reward if plain is None else plain()

@@ -1,11 +1,12 @@
-"""Rewards that a user writes as a plain function.
+"""Rewards that a user writes, as a plain function or as a class.
 
     def score(*, response, ground_truth, tools=None, step=0, total_steps=None):
         return 1.0 if "please" in response else 0.0
 
 The function takes the arguments it names. It returns a number, a mapping of components (the score is their sum), or a
 `Reward`. It is named by where it is, `package.module:score` or `path/to/file.py:score`, so that the configured reward
-pickles, and imported where it is first called.
+pickles, and imported where it is first called. `Answers` checks what functions and classes return, of responses and of
+trajectories alike.
 """
 
 from __future__ import annotations
@@ -17,15 +18,16 @@ import inspect
 import math
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
 from verl_toolrl.errors import ConfigError, nearest
 from verl_toolrl.rewards.base import Reward
 
-__all__ = ["FunctionReward", "load_object"]
+__all__ = ["AnswerError", "Answers", "FunctionReward", "OwnReward", "load_object"]
 
 _ARGUMENTS = ("response", "ground_truth", "tools", "step", "total_steps")
 
@@ -87,6 +89,121 @@ def accepted_arguments(function: Callable[..., Any], where: str) -> tuple[str, .
     return names
 
 
+class AnswerError(ConfigError):
+    """A user's reward answered what nobody can train on: here, something else than finite numbers."""
+
+    kind = "non-finite"
+    """The fault in the words of `verl-toolrl reward lint`."""
+
+
+class OtherComponentsError(AnswerError):
+    """A user's reward answered other components than at first."""
+
+    kind = "keys"
+
+
+class Answers:
+    """Checks what one reward of a user answers: finite numbers, and the same components every time.
+
+    The components of the first answer are what the others are held to: a log would change in the middle of a run, and
+    GDPO would have nothing to normalise. Threads share them, and a pickled copy takes them along.
+
+    Args:
+        where: How the message of an error names the reward.
+    """
+
+    def __init__(self, where: str) -> None:
+        self._where = where
+        self._first: dict[str, tuple[str, ...]] = {}
+
+    def checked(self, answer: Any) -> Any:
+        """Return a number, a mapping or a `Reward` as a `Reward` of floats; what has `step_rewards` as it is.
+
+        Raises:
+            AnswerError: If score or a component is no finite number, or there are other components than at first.
+        """
+        whole = isinstance(answer, Reward) or hasattr(answer, "step_rewards")
+        parts = answer.components if whole else answer if isinstance(answer, Mapping) else {"function": answer}
+        components = {str(name): self._finite(name, value) for name, value in parts.items()}
+        score = self._finite("score", answer.score) if isinstance(answer, Reward) else math.fsum(components.values())
+        self._hold(tuple(components))
+        if isinstance(answer, Reward):
+            return replace(answer, score=score, components=components)
+        return answer if whole else Reward(score, components)
+
+    def _finite(self, name: object, value: Any) -> float:
+        try:
+            number = float(value) if isinstance(value, Real) else math.nan
+        except OverflowError:  # a whole number beyond the floats
+            number = math.inf
+        if not math.isfinite(number):
+            raise AnswerError(f"{self._where}: {name} must be a finite number, got {value!r:.80}")
+        return number
+
+    def _hold(self, names: tuple[str, ...]) -> None:
+        # One operation, so that threads need no lock, which would not pickle.
+        first = self._first.setdefault("names", names)
+        missing, new = ([name for name in a if name not in b] for a, b in ((first, names), (names, first)))
+        if missing or new:
+            found = " and ".join(
+                f"{what} {', '.join(map(repr, each))}" for what, each in (("lacks", missing), ("adds", new)) if each
+            )
+            raise OtherComponentsError(
+                f"{self._where}: the answer {found}; its first answer had the components {', '.join(first) or 'none'} "
+                "(a plain number is 'function'), and every answer needs the same"
+            )
+
+
+class OwnReward:
+    """A user's class as a reward: what it answers is checked, everything else is its own.
+
+    Args:
+        path: Where the class is, or its registered name.
+        reward: What it made.
+        answers: Of the reward that this one is a form of; None: it starts anew.
+
+    Raises:
+        ConfigError: If it made nothing that can be called.
+    """
+
+    def __init__(self, path: str, reward: Any, answers: Answers | None = None) -> None:
+        if not callable(reward):
+            raise ConfigError(f"{path}: made {type(reward).__name__}, wanted something to call with a response")
+        self.path, self.reward, self._answers = path, reward, answers or Answers(path)
+        # What asks for the arguments (does it take a trajectory?) gets the user's.
+        self.__signature__ = inspect.signature(reward)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the user's object.
+
+        Raises:
+            ConfigError: As `Answers.checked`.
+        """
+        return self._answers.checked(self.reward(*args, **kwargs))
+
+    def unscheduled(self) -> OwnReward:
+        """The same without its schedules, where the class knows of any."""
+        plain = getattr(self.reward, "unscheduled", None)
+        return self if plain is None else OwnReward(self.path, plain(), self._answers)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # copying and pickling ask for these before there is a `reward`
+            raise AttributeError(name)
+        return getattr(self.reward, name)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, OwnReward) and bool(self.reward == other.reward)
+
+    def __hash__(self) -> int:
+        return hash(self.path)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return OwnReward, (self.path, self.reward, self._answers)
+
+    def __repr__(self) -> str:
+        return f"OwnReward({self.path!r})"
+
+
 @dataclass(frozen=True)
 class FunctionReward:
     """A user's function as a reward; component `function`, or those that it returns."""
@@ -95,9 +212,11 @@ class FunctionReward:
     """Where the function is."""
     at_end: bool = False
     """Tell the function that every step is the last one: what it gives then does not follow its schedule."""
+    _answers: Answers = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         accepted_arguments(load_object(self.path), self.path)
+        object.__setattr__(self, "_answers", Answers(self.path))
 
     def __call__(
         self, *, response: Any, ground_truth: Any, tools: Any = None, step: int = 0, total_steps: int | None = None
@@ -105,7 +224,7 @@ class FunctionReward:
         """Call the function; see `RewardFunction`.
 
         Raises:
-            ConfigError: If it returns anything but finite numbers.
+            ConfigError: If it returns anything but finite numbers, or other components than at first.
         """
         given = {
             "response": response,
@@ -116,16 +235,13 @@ class FunctionReward:
         }
         function = load_object(self.path)
         answer = function(**{name: given[name] for name in accepted_arguments(function, self.path)})
-        if isinstance(answer, Reward):
-            return answer
-        parts = dict(answer) if isinstance(answer, Mapping) else {"function": answer}
-        for name, value in parts.items():
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-                raise ConfigError(f"{self.path}: {name} must be a finite number, got {value!r}")
-        components = {str(name): float(value) for name, value in parts.items()}
-        return Reward(math.fsum(components.values()), components)
+        checked: Reward = self._answers.checked(answer)
+        return checked
 
     def unscheduled(self) -> FunctionReward:
         """The same function at the end of the run, where it asks for the step at all."""
-        asks = "step" in accepted_arguments(load_object(self.path), self.path)
-        return replace(self, at_end=True) if asks else self
+        if "step" not in accepted_arguments(load_object(self.path), self.path):
+            return self
+        plain = replace(self, at_end=True)
+        object.__setattr__(plain, "_answers", self._answers)  # both are reported side by side
+        return plain

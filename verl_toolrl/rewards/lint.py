@@ -20,6 +20,7 @@ from verl_toolrl.errors import AuthorError
 from verl_toolrl.formats import get_dialect, write_response
 from verl_toolrl.formats.tool_list import read_tools
 from verl_toolrl.rewards.base import Reward, RewardFunction
+from verl_toolrl.rewards.function import AnswerError
 from verl_toolrl.rewards.ground_truth import parse_ground_truth
 from verl_toolrl.trajectory import ToolCall
 
@@ -190,6 +191,9 @@ class _Attacker:
         start = time.perf_counter()
         try:
             result = self._call(response)
+        except AnswerError as err:
+            found(err.kind, str(err))
+            return None
         except Exception as err:  # noqa: BLE001 - whatever a reward raises on a response is the finding
             found("crash", f"{type(err).__name__}: {str(err)[:120]}")
             return None

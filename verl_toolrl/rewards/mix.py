@@ -58,7 +58,7 @@ class MixReward:
         return tuple(names)
 
     def unscheduled(self) -> MixReward:
-        """The same mix with the weights of the end of the run, and its parts without their schedules."""
+        """The same mix with the last weights that its schedules list, and its parts without their schedules."""
         parts = [
             (name, reward.unscheduled() if hasattr(reward, "unscheduled") else reward, parse_schedule(weight.end))
             for name, reward, weight in self.parts

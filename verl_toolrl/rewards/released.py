@@ -2,7 +2,8 @@
 
 Source: qiancheng0/ToolRL@8cee13e, verl/utils/reward_score/rlla.py (Qian et al. 2025, arXiv:2504.13958). Its bugs are
 part of it: only the first block counts, one bad line costs everything, a greedy pairing in the order of the ground
-truth, a ground truth without calls never punishes a call. What differs: the switches are options instead of
+truth, and a ground truth without calls gives correctness 0 whatever is called, so that a call costs the point for
+format at most, and inside the thought or the response text nothing. What differs: the switches are options instead of
 environment variables, nothing is printed, a ground truth that the original fails on raises `DatasetError`, and the
 regular expressions, which cost quadratic time on hostile text, are replaced by searches that accept the same texts.
 """

@@ -120,7 +120,7 @@ class RobustReward:
         return COMPONENTS
 
     def unscheduled(self) -> RobustReward:
-        """The same reward with the weights and the length target of the end of the run."""
+        """The same reward with the last weights and the last length target that its schedules list."""
         weights: dict[str, Schedule] = self._weights  # type: ignore[attr-defined]
         target: Schedule = self._target  # type: ignore[attr-defined]
         if target.is_constant and all(schedule.is_constant for schedule in weights.values()):

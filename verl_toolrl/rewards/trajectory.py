@@ -25,7 +25,7 @@ from typing import Any
 
 from verl_toolrl.errors import ConfigError, nearest
 from verl_toolrl.rewards.base import Reward
-from verl_toolrl.rewards.function import load_object
+from verl_toolrl.rewards.function import Answers, load_object
 from verl_toolrl.trajectory import Step, Trajectory
 
 __all__ = ["TrajectoryFunction", "empty_trajectory", "need_response_reward", "score_trajectory", "takes_trajectory"]
@@ -60,8 +60,10 @@ class TrajectoryFunction:
     """Further keywords for it."""
     at_end: bool = False
     """Tell the function that every step is the last one: what it gives then does not follow its schedule."""
+    _answers: Answers = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "_answers", Answers(self.path))
         parameters = inspect.signature(load_object(self.path)).parameters
         if any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
             return
@@ -77,7 +79,7 @@ class TrajectoryFunction:
         """Call the function.
 
         Raises:
-            ConfigError: If it returns anything but finite numbers or step rewards.
+            ConfigError: If it returns anything but finite numbers or step rewards, or other components than at first.
         """
         function = load_object(self.path)
         given = {"step": (total_steps or 0) if self.at_end else step, "total_steps": total_steps}
@@ -87,19 +89,15 @@ class TrajectoryFunction:
             **{name: value for name, value in given.items() if name in parameters},
             **self.options,
         )
-        if isinstance(answer, Reward) or hasattr(answer, "step_rewards"):
-            return answer
-        parts = dict(answer) if isinstance(answer, Mapping) else {"function": answer}
-        for name, value in parts.items():
-            if not isinstance(value, (bool, int, float)) or not math.isfinite(value):
-                raise ConfigError(f"{self.path}: {name} must be a finite number, got {value!r}")
-        components = {str(name): float(value) for name, value in parts.items()}
-        return Reward(math.fsum(components.values()), components)
+        return self._answers.checked(answer)
 
     def unscheduled(self) -> TrajectoryFunction:
         """The same function at the end of the run, where it asks for the step at all."""
-        asks = "step" in inspect.signature(load_object(self.path)).parameters
-        return replace(self, at_end=True) if asks else self
+        if "step" not in inspect.signature(load_object(self.path)).parameters:
+            return self
+        plain = replace(self, at_end=True)
+        object.__setattr__(plain, "_answers", self._answers)  # both are reported side by side
+        return plain
 
 
 def score_trajectory(

@@ -15,11 +15,14 @@ turns, as Qwen3's does when a user's message follows a thought.
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from verl_toolrl.errors import ConfigError
+from verl_toolrl.trajectory import ToolCall
 
 __all__ = ["ChatTokens", "Message"]
 
@@ -55,25 +58,29 @@ class ChatTokens:
         self._backend = getattr(tokenizer, "backend_tokenizer", None)
         self._kwargs = dict(template_kwargs or {})
         self._prompts: OrderedDict[str, list[int]] = OrderedDict()
-        self._frames: dict[tuple[str, ...], list[str] | None] = {}
+        self._frames: dict[tuple[bool, tuple[str, ...]], list[str] | None] = {}
         self._special = sorted(set(tokenizer.all_special_tokens) | self._special_looking(), key=len, reverse=True)
         self.opens_thought = self.tail_text([{"role": "user", "content": "x"}]).rstrip().endswith("<think>")
         """Whether the template begins each answer inside a thought."""
+        self.closing_id = self._find_closing_id()
+        """The token with which the template ends an answer; None if it ends it with plain text."""
         self.stop_ids = self._find_stop_ids(stop_ids)
         """Tokens that end an answer; the engine is told to stop at them."""
         self.end_ids = self.stop_ids | set(tokenizer.all_special_ids)
-        """Tokens of which none belongs to the text of an answer: an engine that stops at one has not cut it."""
+        """Tokens of which none belongs to the text of an answer. An engine may know more ends than we do (those of the
+        model's generation config); they are among these."""
 
     def _special_looking(self) -> set[str]:
         """Control tokens that a tokenizer added without calling them special."""
         return {token for token in self.tokenizer.get_added_vocab() if token.startswith("<|") and token.endswith("|>")}
 
+    def _find_closing_id(self) -> int | None:
+        first = self.encode(self.tail_text([{"role": "user", "content": "x"}]))[:1]
+        return first[0] if first and first[0] in set(self.tokenizer.get_added_vocab().values()) else None
+
     def _find_stop_ids(self, given: Sequence[int]) -> frozenset[int]:
         eos = getattr(self.tokenizer, "eos_token_id", None)
-        found = {*given, *(eos if isinstance(eos, (list, tuple)) else [eos])} - {None}
-        added = set(self.tokenizer.get_added_vocab().values())
-        closing = self.encode(self.tail_text([{"role": "user", "content": "x"}]))[:1]
-        found.update(token for token in closing if token in added)
+        found = {*given, *(eos if isinstance(eos, (list, tuple)) else [eos]), self.closing_id} - {None}
         # Llama 3 ends a message that asks for a tool with a token of its own.
         found.update(token for name, token in self.tokenizer.get_added_vocab().items() if name == "<|eom_id|>")
         return frozenset(int(token) for token in found)
@@ -138,44 +145,53 @@ class ChatTokens:
                 self._prompts.popitem(last=False)
         return list(ids)
 
-    async def tail_ids(self, appended: Sequence[Message], last_id: int | None) -> list[int]:
+    async def tail_ids(self, appended: Sequence[Message], last_id: int | None, *, tools: Any = None) -> list[int]:
         """Return the tokens that lead from an answer over `appended` to the next answer.
 
         Args:
             appended: Messages that follow the answer.
             last_id: Last token that the engine wrote; one that ends an answer is not written twice.
+            tools: Schemas that the prompt was rendered with.
         """
-        text = self.tail_text(appended)
+        text = self.tail_text(appended, tools=tools)
         if len(text) < _LONG:
             ids = self.encode(text)
         else:  # the tokenizer lets go of Python's lock; other trajectories go on meanwhile
             ids = await asyncio.get_running_loop().run_in_executor(None, self.encode, text)
         return ids[1:] if last_id in self.stop_ids and ids[0] in self.stop_ids else ids
 
-    def tail_text(self, appended: Sequence[Message]) -> str:
-        """Return the text behind an answer, from its end to the opening of the next answer."""
-        shape = tuple(str(message["role"]) for message in appended)
+    def tail_text(self, appended: Sequence[Message], *, tools: Any = None) -> str:
+        """Return the text behind an answer, from its end to the opening of the next answer.
+
+        Args:
+            appended: Messages that follow the answer.
+            tools: Schemas that the prompt was rendered with. They stand before the answer, but some tokenizers have
+                a template of its own for conversations with tools; one schema is enough to choose it.
+        """
+        tools = list(tools[:1]) if tools else None
+        shape = (tools is not None, tuple(str(message["role"]) for message in appended))
         if shape not in self._frames:
-            self._frames[shape] = self._frame(appended)
+            self._frames[shape] = self._frame(appended, tools)
         frame = self._frames[shape]
         if frame is None or not all(type(message["content"]) is str for message in appended):
-            return self._rendered_tail(appended)
+            return self._rendered_tail(appended, tools)
         parts = [frame[0]]
         for message, after in zip(appended, frame[1:]):
             parts += [message["content"], after]
         return "".join(parts)
 
-    def _rendered_tail(self, appended: Sequence[Message]) -> str:
+    def _rendered_tail(self, appended: Sequence[Message], tools: Any) -> str:
         answered = [{"role": "user", "content": "x"}, {"role": "assistant", "content": _MARKER}]
-        _, marker, tail = self.render([*answered, *appended]).rpartition(_MARKER)
+        # The first one: a tool's answer may hold the marker, too.
+        _, marker, tail = self.render([*answered, *appended], tools=tools).partition(_MARKER)
         if not marker:
             raise ConfigError("the chat template drops the assistant's message before a tool's answer")
         return tail
 
-    def _frame(self, appended: Sequence[Message]) -> list[str] | None:
+    def _frame(self, appended: Sequence[Message], tools: Any) -> list[str] | None:
         """Find the text around the contents, if the template takes contents as they are; else None."""
         marks = [f"{_MARKS[i % 2]}-{i}-" for i in range(len(appended))]
-        text, frame = self._rendered_tail([{**m, "content": mark} for m, mark in zip(appended, marks)]), []
+        text, frame = self._rendered_tail([{**m, "content": mark} for m, mark in zip(appended, marks)], tools), []
         for mark in marks:
             before, found, text = text.partition(mark)
             if not found:
@@ -186,7 +202,7 @@ class ChatTokens:
             parts = [content + part for part in frame[1:]]
             # The other keys of a message (the tool's name) must not show either.
             changed = [{**{key: "other" for key in m}, "role": m["role"], "content": content} for m in appended]
-            if self._rendered_tail(changed) != frame[0] + "".join(parts):
+            if self._rendered_tail(changed, tools) != frame[0] + "".join(parts):
                 return None
         return frame
 
@@ -208,7 +224,7 @@ class ChatTokens:
             pieces = self.render(messages, tools=tools)
         for turn, (answer, more) in enumerate(zip(answers, appended)):
             messages = [*messages, {"role": "assistant", "content": answer}, *more]
-            pieces += answer + self.tail_text(more)
+            pieces += answer + self.tail_text(more, tools=tools)
             whole = self.render(messages, tools=tools)
             if whole != pieces:
                 at = next((i for i, (a, b) in enumerate(zip(whole, pieces)) if a != b), min(len(whole), len(pieces)))
@@ -217,6 +233,26 @@ class ChatTokens:
                     f"has seen {pieces[max(at - 20, 0) : at + 40]!r}"
                 )
                 return
+
+    def written_call(self, call: ToolCall, tools: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+        """Yield an answer that makes a call, as the template writes it; nothing where it writes no calls.
+
+        Arguments are given to it as an object and as JSON text, of which some templates take one alone.
+        """
+        question = {"role": "user", "content": "x"}
+        for arguments in (dict(call.arguments), json.dumps(dict(call.arguments))):
+            asked = {"id": "call00001", "type": "function", "function": {"name": call.name, "arguments": arguments}}
+            answers = ({"content": _MARKER}, {"content": "", "tool_calls": [asked]})
+            try:
+                plain, calling = (
+                    self.render([question, {"role": "assistant", **each}], tools=tools, generation_prompt=False)
+                    for each in answers
+                )
+            except ConfigError:
+                continue
+            answer = calling[len(os.path.commonprefix([plain, calling])) :]
+            if call.name in answer:
+                yield self.answer_text(self.encode(answer.rstrip()))
 
     def shows_tools(self, tools: Sequence[Mapping[str, Any]]) -> bool:
         """Whether the template writes the names of the tools it is given into the prompt."""

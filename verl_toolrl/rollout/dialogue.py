@@ -37,7 +37,7 @@ class Dialogue:
     name: str
     """Name in recipes."""
     tools_in_template = False
-    """Whether the chat template shows the tools."""
+    """Whether the chat template shows the tools; the model then writes calls in its family's dialect."""
 
     def __init__(self, dialect: str) -> None:
         self.dialect: Dialect = get_dialect(dialect)

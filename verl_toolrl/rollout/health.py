@@ -104,7 +104,7 @@ class Thresholds:
     """At least this share of calls is the model's mistake."""
     steps_ratio: float | None = 2.0
     """Steps a trajectory are more than so many times, or less than one so-manieth of, their mean over the first
-    `patience` steps."""
+    `patience` steps; a run that is resumed begins anew."""
     entropy: float | None = 0.02
     """Entropy of the policy, in nats a token, is at most this (`actor/entropy`, where verl computes it)."""
     zero_variance_share: float | None = 0.9

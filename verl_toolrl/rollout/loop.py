@@ -169,7 +169,8 @@ class _Run:
         self.limits, self.request_id, self.extra = limits, request_id, extra
         self.schemas = schemas
         self.messages = dialogue.messages(messages, self.schemas)
-        self.context = chat.prompt_ids(self.messages, tools=self.schemas if dialogue.tools_in_template else None)
+        self.in_template = self.schemas if dialogue.tools_in_template else None
+        self.context = chat.prompt_ids(self.messages, tools=self.in_template)
         self.prompt_length = len(self.context)
         self.mask: list[int] = []
         self.logprobs: list[float] | None = [] if sampling.get("logprobs") else None
@@ -259,8 +260,11 @@ class _Run:
             tokens = generation.tokens
             self._take(tokens, generation.logprobs)
             room -= len(tokens)
-            if tokens and tokens[-1] in self.chat.end_ids:
+            last = tokens[-1] if tokens else None
+            if last in self.chat.stop_ids:
                 return True
+            if last in self.chat.end_ids and not generation.aborted and room > 0:
+                return True  # nothing cut it: the engine stopped at an end that only it knows
             if generation.aborted and room > 0:
                 resumes += 1
                 if resumes > limits.resumes:
@@ -292,7 +296,7 @@ class _Run:
         """Append the tools' answers, if they leave room for one more answer."""
         harmless = self.chat.harmless
         messages = [{key: harmless(value) for key, value in message.items()} for message in messages]
-        tail = await self.chat.tail_ids(messages, self.context[-1])
+        tail = await self.chat.tail_ids(messages, self.context[-1], tools=self.in_template)
         if self._room() <= len(tail):
             return StopReason.MAX_TOKENS
         self.context += tail

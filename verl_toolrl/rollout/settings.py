@@ -22,6 +22,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from verl_toolrl.errors import ConfigError, DatasetError, UnknownNameError, nearest
+from verl_toolrl.formats import get_dialect
 from verl_toolrl.rollout.loop import TurnLimits
 from verl_toolrl.schema import as_list
 from verl_toolrl.toolbox import Budget, Toolbox
@@ -40,7 +41,8 @@ class RolloutSettings:
     """Tool set: a YAML file, the name of a ready-made one, or a module path. None: verl's own `tool_config_path` and
     `function_tool_path` name the tools."""
     dialect: str | None = None
-    """How the model writes calls, where it is not the form's own; `llama3_json` for Llama 3 with `toolrl_native`."""
+    """How the model writes calls under `toolrl_native`, where it is not `hermes`; `llama3_json` for Llama 3. The other
+    forms ask for a text of their own and read that, whatever stands here."""
     budget: Mapping[str, Any] | None = None
     """Calls, steps, tokens and seconds of a trajectory's tools, instead of what the tool set says."""
     steps: int | None = 16
@@ -59,8 +61,9 @@ class RolloutSettings:
     """One trajectory in so many is compared with a rendering of the whole conversation; 0 for none."""
 
     strict_template: bool = True
-    """Whether a chat template that rewrites earlier turns is refused. False trains with it although a model that is
-    served with the template would see other contexts; what the engine saw is what is trained on either way."""
+    """Whether a chat template that rewrites earlier turns is refused, and one that writes calls in another dialect than
+    the one in which they are read. False trains with it although a model that is served with the template would see
+    other contexts; what the engine saw is what is trained on either way."""
 
     @classmethod
     def from_mapping(cls, data: Mapping[str, Any] | None) -> RolloutSettings:
@@ -75,6 +78,8 @@ class RolloutSettings:
                 raise ConfigError(f"{WHERE}.{key}: unknown{nearest(key, names)}; known: {', '.join(names)}")
         settings = cls(**(data or {}))
         settings.limits(response_tokens=1)
+        if settings.dialect is not None:
+            get_dialect(settings.dialect)
         if settings.budget is not None:
             Budget.from_mapping(settings.budget)
         if isinstance(settings.audit_every, bool) or not isinstance(settings.audit_every, int):
@@ -100,6 +105,7 @@ class RowSession:
     """What one row says about its session; the arguments of `Toolbox.session`."""
 
     tools: tuple[str, ...] | None = None
+    """Names of the tools; None for all, empty for none."""
     state: Mapping[str, Mapping[str, Any]] | None = None
     budget: Budget | None = None
 
@@ -123,7 +129,8 @@ def row_session(extra_info: Any, budget: Budget | None = None) -> RowSession:
     """Read `extra_info.session`, and verl's `extra_info.tool_selection` where that is missing.
 
     Args:
-        extra_info: Of the row; None and missing keys mean: all tools, no state.
+        extra_info: Of the row; None and missing keys mean: all tools, no state. An empty list of `session.tools` means
+            no tool, one of `tool_selection` all of them, as in verl.
         budget: The recipe's; a row's own values replace its.
 
     Raises:
@@ -145,9 +152,9 @@ def row_session(extra_info: Any, budget: Budget | None = None) -> RowSession:
                 f"extra_info.session: unknown key {key!r}{nearest(key, _SESSION_KEYS)}; "
                 f"known: {', '.join(_SESSION_KEYS)}"
             )
-    names = as_list(given.get("tools", extra.get("tool_selection")))
-    if names is not None and not all(isinstance(name, str) for name in names):
-        raise DatasetError(f"extra_info.session.tools must be a list of names, found {names!r}")
+    names = as_list(given["tools"]) if "tools" in given else as_list(extra.get("tool_selection")) or None
+    if ("tools" in given and names is None) or not all(isinstance(name, str) for name in names or ()):
+        raise DatasetError(f"extra_info.session.tools must be a list of names, found {given.get('tools', names)!r}")
     state = given.get("state")  # Parquet fills the keys of other rows with None
     if isinstance(state, Mapping):
         state = {key: value for key, value in state.items() if value is not None}
@@ -160,4 +167,4 @@ def row_session(extra_info: Any, budget: Budget | None = None) -> RowSession:
             budget = Budget.from_mapping({**(vars(budget) if budget else {}), **given["budget"]})
         except (ConfigError, TypeError) as err:
             raise DatasetError(f"extra_info.session.budget: {err}") from err
-    return RowSession(tuple(names) if names else None, state, budget)
+    return RowSession(None if names is None else tuple(names), state, budget)

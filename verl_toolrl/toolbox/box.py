@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from verl_toolrl.errors import ConfigError, ToolDefinitionError, UnknownNameError
+from verl_toolrl.errors import ConfigError, InfrastructureError, ToolDefinitionError, UnknownNameError
 from verl_toolrl.toolbox.flight import Line, Runtime
 from verl_toolrl.toolbox.limits import Budget
 from verl_toolrl.toolbox.output import Cutter, Tokenizer
@@ -45,7 +45,12 @@ class ToolSource(Protocol):
     """Where tools come from that are known only once something runs: an MCP server."""
 
     async def open(self) -> Sequence[Tool]:
-        """Start what is needed and return the tools; raises `ConfigError` where that fails."""
+        """Start what is needed and return the tools.
+
+        Raises:
+            ConfigError: If it can never be started.
+            InfrastructureError: If a server cannot be reached.
+        """
         ...
 
     async def aclose(self) -> None:
@@ -107,6 +112,7 @@ class Toolbox:
         self._runtime: Runtime | None = None
         self._watchdog: Watchdog | None = None
         self._opening: asyncio.Lock | None = None
+        self._failure: InfrastructureError | None = None
         self._take(self._fixed)
 
     @classmethod
@@ -192,7 +198,8 @@ class Toolbox:
             extra: Anything that tools with a `ToolContext` may read.
 
         Raises (on entering):
-            ConfigError: If a tool or state is unknown, a keyword does not exist, or opening the toolbox fails.
+            ConfigError: If a tool or state is unknown, or a keyword does not exist.
+            ToolRLError: If opening the toolbox fails, see `open`.
         """
         return Session(
             self, trajectory_id, state=state or {}, budget=budget or self.budget, names=tools, extra=extra or {}
@@ -202,8 +209,8 @@ class Toolbox:
         """Start what the tools need; does nothing where that was done. `async with toolbox` calls it.
 
         Raises:
-            ConfigError: If a server cannot be reached, the machine gives no means to run a tool, or the toolbox is
-                open on another event loop.
+            ConfigError: If the machine gives no means to run a tool, or the toolbox is open on another event loop.
+            InfrastructureError: If a server cannot be reached; the next call tries again.
         """
         runtime, loop = self._runtime, asyncio.get_running_loop()
         if runtime is not None and runtime.loop is loop:
@@ -214,7 +221,11 @@ class Toolbox:
             self._forget()
         if self._opening is None:
             self._opening = asyncio.Lock()
+        known = self._failure
         async with self._opening:
+            if self._runtime is None and self._failure is not known:
+                # Of the attempt that this call has waited for; a hundred sessions would else wait a hundred times.
+                raise InfrastructureError(str(self._failure)) from self._failure
             if self._runtime is None:
                 await self._open()
             assert self._runtime is not None
@@ -229,9 +240,11 @@ class Toolbox:
                 found.extend(await source.open())
             self._take(found)
             await _call_each(line.tool.startup for line in self.lines.values())
-        except BaseException:
+        except BaseException as err:
             for source in opened:
                 await source.aclose()
+            if isinstance(err, InfrastructureError):
+                self._failure = err
             raise
         self._runtime = Runtime(self._cutter, Threads(self._threads_size))
         if self._watchdog_seconds is not None:

@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 30.0
 # JSON-RPC codes: invalid params; and those of the SDK for a connection that ended or a request that timed out.
 _INVALID_PARAMS = -32602
+# What a command raises that cannot be run, now or later.
+_NO_PROGRAM = (FileNotFoundError, NotADirectoryError, PermissionError)
 
 
 class McpServer:
@@ -49,7 +51,7 @@ class McpServer:
         timeout: Seconds for one call; becomes the limit of every tool of this server.
 
     Raises:
-        ConfigError: If neither or both of `command` and `url` are given, or a number makes no sense.
+        ConfigError: If neither or both of `command` and `url` are given, the url is none, or a number makes no sense.
     """
 
     def __init__(
@@ -67,6 +69,8 @@ class McpServer:
     ) -> None:
         if (command is None) == (url is None):
             raise ConfigError("mcp: wanted either command (stdio) or url (streamable HTTP)")
+        if url is not None and not url.startswith(("http://", "https://")):
+            raise ConfigError(f"mcp: url must begin with http:// or https://, found {url!r}")
         if not isinstance(sessions, int) or isinstance(sessions, bool) or sessions < 1:
             raise ConfigError(f"mcp: sessions must be a whole number >= 1, found {sessions!r}")
         if headers and url is None:
@@ -81,7 +85,8 @@ class McpServer:
         """Start all sessions and return the server's tools.
 
         Raises:
-            ConfigError: If `mcp` is not installed or the server does not answer.
+            ConfigError: If `mcp` is not installed, or there is no such program.
+            InfrastructureError: If the server does not answer.
             ToolDefinitionError: If a tool of the server has no valid schema.
         """
         try:
@@ -93,15 +98,19 @@ class McpServer:
         if failed is not None:
             await self.aclose()
             what = "started" if self._command else "reached"
-            raise ConfigError(
+            kind = ConfigError if isinstance(failed.__cause__, _NO_PROGRAM) else InfrastructureError
+            raise kind(
                 f"MCP server {self.label!r} could not be {what}: {describe(_innermost(failed))}. "
                 f"Run it by hand, or raise start_timeout ({self._start_timeout:g} s)"
             ) from failed
         try:
             return [self._tool(each) for each in await self._links[0].list_tools()]
-        except BaseException:
+        except BaseException as err:
             await self.aclose()
-            raise
+            if isinstance(err, ToolDefinitionError) or not isinstance(err, Exception):
+                raise
+            why = describe(_innermost(err))
+            raise InfrastructureError(f"MCP server {self.label!r} does not say what tools it has: {why}") from err
 
     async def aclose(self) -> None:
         """End all sessions, and with them the programs of a stdio server."""
@@ -210,7 +219,9 @@ class _Link:
             if ready.done():
                 logger.warning(f"MCP session of {self._server.label!r} ended: {describe(_innermost(exc))}")
             else:
-                ready.set_exception(InfrastructureError(describe(_innermost(exc))))
+                failure = InfrastructureError(describe(_innermost(exc)))
+                failure.__cause__ = _innermost(exc)
+                ready.set_exception(failure)
                 ready.exception()  # seen, even where nobody waits any more
         finally:
             if not ready.done():

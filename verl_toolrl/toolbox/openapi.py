@@ -20,7 +20,7 @@ from urllib.parse import quote
 import yaml
 
 from verl_toolrl.errors import ConfigError, InfrastructureError, ToolDefinitionError
-from verl_toolrl.toolbox.outcomes import ModelMistake, ToolError
+from verl_toolrl.toolbox.outcomes import ModelMistake, ToolError, describe
 from verl_toolrl.toolbox.schema import ToolSchema
 from verl_toolrl.toolbox.tool import Isolation, Tool
 
@@ -105,7 +105,8 @@ class OpenApi:
         """Read the document and return its tools.
 
         Raises:
-            ConfigError: If it cannot be read or is no OpenAPI 3 document.
+            ConfigError: If there is none at its place, or it is no OpenAPI 3 document.
+            InfrastructureError: If the server that has it cannot be reached.
         """
         document = _parse(await self._read(), self._spec)
         url = self._base_url or next(iter(document.get("servers") or [{}])).get("url", "")
@@ -133,12 +134,14 @@ class OpenApi:
             if not path.is_file():
                 raise ConfigError(f"openapi: no such file {path}")
             return path.read_text(encoding="utf-8")
+        import httpx
+
         try:
             return await self._client.request("GET", self._spec, {}, {}, self._headers)
-        except (ToolError, ModelMistake, InfrastructureError, OSError) as err:
+        except (ToolError, ModelMistake, httpx.InvalidURL) as err:  # the address is wrong, not away
             raise ConfigError(f"openapi {self._spec}: cannot be fetched: {err}") from err
-        except Exception as err:  # httpx's own errors
-            raise ConfigError(f"openapi {self._spec}: cannot be fetched: {type(err).__name__}: {err}") from err
+        except Exception as err:
+            raise InfrastructureError(f"openapi {self._spec}: cannot be fetched: {describe(err)}") from err
 
     def _tool(
         self, document: Mapping[str, Any], url: str, method: str, operation: Mapping[str, Any], shared: Sequence[Any]

@@ -93,9 +93,11 @@ returned, as `<obs>`."""
 _CLAUSE = 60
 """Characters over which the short style cuts what a parameter is at its first comma."""
 
-_NATIVE = (
-    "You are a helpful assistant. Call a tool where one serves the user; answer yourself where none is needed or fits."
+NATIVE = (
+    "You are a helpful assistant. Think first, in <think> and </think>. Then call a tool where one serves the user; "
+    "answer yourself where none is needed or fits."
 )
+"""System message of rows whose tools the chat template writes; rewards that ask for a thought find one asked for."""
 
 
 _WITHOUT = "I can answer without a tool."
@@ -118,13 +120,12 @@ def truth(task: Task) -> str:
     return write_response(task.calls, thought=thought_of(task), response=task.answer)
 
 
-def native_truth(task: Task) -> str:
+def native_truth(calls: Sequence[ToolCall], answer: str | None) -> str:
     """Return the ground truth as the JSON text of an OpenAI message."""
-    calls = [
-        {"type": "function", "function": {"name": call.name, "arguments": dict(call.arguments)}} for call in task.calls
+    written = [
+        {"type": "function", "function": {"name": call.name, "arguments": dict(call.arguments)}} for call in calls
     ]
-    message = {"role": "assistant", "content": task.answer, "tool_calls": calls}
-    return json.dumps(message, ensure_ascii=False)
+    return json.dumps({"role": "assistant", "content": answer, "tool_calls": written}, ensure_ascii=False)
 
 
 def toolrl_messages(
@@ -164,7 +165,7 @@ def native_messages(
         dialect: In which earlier calls are written.
         schemas: Of the tools, which some dialects need to write a call.
     """
-    messages = [{"role": "system", "content": _NATIVE}]
+    messages = [{"role": "system", "content": NATIVE}]
     for turn in history:
         messages.append({"role": "user", "content": turn.said})
         if turn.calls:

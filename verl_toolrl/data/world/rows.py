@@ -70,7 +70,7 @@ class RowWriter:
                 tools=[tool.schema.to_dict() for tool in tools],
             )
             return {"messages": [*messages, {"role": "assistant", "content": text}], "tools": schemas}
-        raw = _raw(messages, native_truth(task) if native else truth(task))
+        raw = _raw(messages, native_truth(task.calls, task.answer) if native else truth(task))
         source = f"world_{split}" if split in HELD_OUT else "world"
         row = rl_row(raw, index=index, split=split, data_source=source)
         row["prompt"] = messages

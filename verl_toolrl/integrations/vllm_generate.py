@@ -73,7 +73,9 @@ def _generate(job: dict[str, Any], prompts: list[list[int]], output: IO[str]) ->
 
     engine: Any = LLM(model=job["model"], disable_log_stats=True, **options).llm_engine
     _write(output, {"about": {"engine": f"vllm {__version__}"}})
-    sampling = SamplingParams(temperature=0.0, max_tokens=job["max_tokens"])
+    sampling = SamplingParams(
+        temperature=0.0, max_tokens=job["max_tokens"], skip_special_tokens=not job["special_tokens"]
+    )
     for prompt, tokens in zip(job["prompts"], prompts, strict=True):
         engine.add_request(prompt["key"], TokensPrompt(prompt_token_ids=tokens), sampling)
     # Step by step instead of `LLM.generate`, which hands out nothing before the last response is there.

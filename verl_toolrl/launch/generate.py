@@ -51,6 +51,7 @@ def generate(
     done: Callable[[str, Answer], None],
     tick: Callable[[], None] = lambda: None,
     engine: Mapping[str, Any] | None = None,
+    special_tokens: bool = False,
 ) -> str:
     """Let a model answer questions greedily.
 
@@ -62,6 +63,7 @@ def generate(
         done: Called with key and answer as soon as one is there.
         tick: Called several times a second.
         engine: Options of vLLM that replace ours.
+        special_tokens: Keep them in the responses: the dialect writes calls with them.
 
     Returns:
         Name and version of the engine.
@@ -76,7 +78,14 @@ def generate(
     on_cpu = runs_on_cpu()
     options = {**(_cpu_engine() if on_cpu else {}), **(engine or {})}
     prompts = [{"key": q.key, "messages": q.messages, "tools": q.tools} for q in questions]
-    content = {"model": model, "output": str(answers), "max_tokens": max_tokens, "prompts": prompts, "engine": options}
+    content = {
+        "model": model,
+        "output": str(answers),
+        "max_tokens": max_tokens,
+        "special_tokens": special_tokens,
+        "prompts": prompts,
+        "engine": options,
+    }
     job.write_text(json.dumps(content), encoding="utf-8")
     with open(log, "wb") as output:
         child = subprocess.Popen(

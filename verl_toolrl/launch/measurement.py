@@ -100,7 +100,8 @@ def measure_model(
         elif kind == "endpoint":
             engine = asyncio.run(_ask(endpoint or Endpoint(model), missing, max_tokens, done))
         else:
-            engine = _generate(model, missing, max_tokens, done, tick, log=output.with_suffix(".engine.log"))
+            log, special = output.with_suffix(".engine.log"), get_dialect(dialect).special_tokens
+            engine = _generate(model, missing, max_tokens, done, tick, log=log, special_tokens=special)
     finally:
         if len(answers) > kept or not missing:
             write_json(output, result().to_json())
@@ -123,6 +124,7 @@ def _generate(
     tick: Callable[[], None],
     *,
     log: Path,
+    special_tokens: bool,
 ) -> str:
     folder = find_model(model)
     with tempfile.TemporaryDirectory(prefix="verl-toolrl-") as scratch:
@@ -132,7 +134,13 @@ def _generate(
                 folder = merge(folder, Path(scratch) / "merged")
         try:
             return generate(
-                str(folder or model), questions, max_tokens=max_tokens, folder=Path(scratch), done=done, tick=tick
+                str(folder or model),
+                questions,
+                max_tokens=max_tokens,
+                folder=Path(scratch),
+                done=done,
+                tick=tick,
+                special_tokens=special_tokens,
             )
         except InfrastructureError as err:
             # The folder goes with this block; what the engine said is wanted after it.

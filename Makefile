@@ -24,7 +24,7 @@ test-unit: setup ## Fast tests: no engine, no Ray (under 2 minutes)
 
 test: setup ## Fast tests, then those with real verl, Ray and vLLM (under 25 minutes)
 	$(PYTEST) -q -n auto tests/unit
-	$(CPU) $(PYTEST) -q -n auto --dist loadfile --no-loadscope-reorder tests/integration
+	$(CPU) $(PYTEST) -q -n auto --dist loadfile --no-loadscope-reorder --durations=25 tests/integration
 
 test-all: test ## All of `make test`, then the learning runs and slow checks (under 75 minutes)
 	$(CPU) $(PYTEST) -q tests/slow

@@ -92,7 +92,7 @@ def test_grpo_trains_with_sglang_and_its_weights_follow(
         "actor_rollout_ref.rollout.n=4",
         "actor_rollout_ref.actor.ppo_mini_batch_size=4",
         # Large, so that an engine with stale weights would disagree with the trainer in the second step.
-        "actor_rollout_ref.actor.optim.lr=2e-4",
+        "actor_rollout_ref.actor.optim.lr=0.1",
         "~reward.reward_kwargs",
         f"+reward.reward_kwargs={{reward: '{tmp_path / 'reward.py'}:score'}}",
         "trainer.total_training_steps=2",

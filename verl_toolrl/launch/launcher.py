@@ -83,6 +83,7 @@ def plan_run(
     output: Path | None,
     resume: bool,
     force: bool,
+    can_force: bool = True,
     dry_run: bool = False,
     files_to_come: bool = False,
 ) -> Plan:
@@ -94,6 +95,7 @@ def plan_run(
         output: Run folder; by default a new one below `outputs/`.
         resume: Go on with the run of `output`.
         force: Start even if memory is short.
+        can_force: Whether the command has `--force`, which a refusal then names.
         dry_run: Write nothing.
         files_to_come: Whether data and model are made by a stage before this run.
 
@@ -110,7 +112,7 @@ def plan_run(
         check_files(composed)
     check_ports(composed)
     if not force:
-        check_memory(composed)
+        check_memory(composed, can_force=can_force)
     folder = output or default_output(recipe.label)
     run = (resumed_run if resume else new_run)(folder, recipe.label, overrides)
     total = composed.get("trainer.total_training_steps")

@@ -315,13 +315,12 @@ class Quickstart:
 
     def _train(self, recipe: str, overrides: list[str], folder: Path, steps: int, board: Board) -> dict[str, Any]:
         """Run a recipe, from its last checkpoint if the folder has one."""
-        earlier, composed = load_run(folder), compose(find_recipe(recipe), overrides)
+        earlier = load_run(folder)
         if earlier is not None and last_checkpoint(folder / "checkpoints") == steps:
             # Stopped between the last step and our note, or in the validation that follows the step.
-            if not lacks_last_validation(earlier, composed, steps):
+            if not lacks_last_validation(earlier, compose(find_recipe(recipe), overrides), steps):
                 return _found(earlier.attempt.command, _all_metrics(earlier))
-        check_memory(composed, can_force=False)
-        plan = plan_run(recipe, overrides, output=folder, resume=earlier is not None, force=True)
+        plan = plan_run(recipe, overrides, output=folder, resume=earlier is not None, force=False, can_force=False)
         if not board.console.is_terminal:
             board.console.out(plan.command.shell_line(), highlight=False)
         run, progress = execute(plan, board.console, frame=board.frame)

@@ -132,7 +132,7 @@ async def _send(client: Any, method: str, address: str, body: Any, endpoint: End
         except (httpx.InvalidURL, httpx.UnsupportedProtocol) as err:
             raise ConfigError(f"{address}: {err}") from err
         except httpx.ConnectTimeout:
-            problem = f"no connection within {min(_CONNECT_S, endpoint.timeout):g} s"
+            problem = f"no connection within {client.timeout.connect:g} s"
             continue
         except httpx.TimeoutException:
             problem = f"no answer within {endpoint.timeout:g} s"

@@ -14,14 +14,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, median
 from typing import TYPE_CHECKING, Any
 
 from verl_toolrl.errors import ConfigError, UnknownNameError
-from verl_toolrl.launch.metrics import Metrics, Tail, parse_metrics_line
+from verl_toolrl.launch.metrics import records_of
 from verl_toolrl.launch.recipes import find_recipe, recipe_folder
 from verl_toolrl.launch.runs import Run, load_run
 
@@ -158,7 +158,7 @@ def curves_of(run: Run) -> tuple[dict[str, dict[str, Curve]], float | None]:
     """
     curves: dict[str, dict[str, Curve]] = {}
     seconds: list[float] = []
-    for step, metrics in _records(run):
+    for step, metrics in records_of(run):
         for key, value in metrics.items():
             match = _VALIDATION.fullmatch(key)
             if match:
@@ -166,14 +166,6 @@ def curves_of(run: Run) -> tuple[dict[str, dict[str, Curve]], float | None]:
         if step > 0 and "timing_s/step" in metrics and not any(key.startswith("val-") for key in metrics):
             seconds.append(metrics["timing_s/step"])
     return curves, median(seconds[1:] or seconds) if seconds else None
-
-
-def _records(run: Run) -> Iterator[tuple[int, Metrics]]:
-    for number in range(1, run.attempt.number + 1):
-        for line in Tail(run.file("metrics.jsonl", number)).lines():
-            record = parse_metrics_line(line)
-            if record is not None:
-                yield record
 
 
 def summary(runs: Mapping[tuple[str, int], Run], *, recipe: str, overrides: Sequence[str]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from verl_toolrl.errors import ConfigError
 from verl_toolrl.launch.command import Command, build_command, ray_cluster
 from verl_toolrl.launch.failure import last_error, tail_of
 from verl_toolrl.launch.keeper import describe_exit
-from verl_toolrl.launch.metrics import Tail, parse_metrics_line
+from verl_toolrl.launch.metrics import records_of
 from verl_toolrl.launch.preflight import check_engine, check_files, check_memory, check_ports
 from verl_toolrl.launch.processes import Process, adopt_orphans, descendants, members, process_table
 from verl_toolrl.launch.progress import Progress, duration
@@ -156,9 +156,7 @@ def lacks_last_validation(run: Run, composed: Composed, step: int | None) -> boo
     frequency = composed.get("trainer.test_freq")
     if "ray_kwargs" not in composed.config or not isinstance(frequency, int) or frequency <= 0:
         return False
-    lines = (line for attempt in run.attempts for line in Tail(run.file("metrics.jsonl", attempt.number)).lines())
-    records = filter(None, map(parse_metrics_line, lines))
-    return not any(at == step and any(key.startswith("val-") for key in metrics) for at, metrics in records)
+    return not any(at == step and any(key.startswith("val-") for key in found) for at, found in records_of(run))
 
 
 class _Signals:

@@ -12,6 +12,10 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from verl_toolrl.launch.runs import Run
 
 __all__ = [
     "Metrics",
@@ -19,6 +23,7 @@ __all__ = [
     "newest_step",
     "parse_console_line",
     "parse_metrics_line",
+    "records_of",
     "total_steps",
     "total_steps_in",
 ]
@@ -91,6 +96,15 @@ def total_steps_in(line: str) -> int | None:
 def total_steps(log: Path) -> int | None:
     """Number of the last step, out of a whole log; None before verl knows it."""
     return next((total for line in Tail(log).lines() if (total := total_steps_in(line)) is not None), None)
+
+
+def records_of(run: Run) -> Iterator[tuple[int, Metrics]]:
+    """Yield step and metrics of every line that the attempts of a run have logged, the first attempt first."""
+    for attempt in run.attempts:
+        for line in Tail(run.file("metrics.jsonl", attempt.number)).lines():
+            record = parse_metrics_line(line)
+            if record is not None:
+                yield record
 
 
 def newest_step(path: Path) -> int | None:

@@ -15,23 +15,14 @@ from verl_toolrl.cli import app
 from verl_toolrl.errors import ConfigError
 from verl_toolrl.evaluation.paired import Difference, SetDifference
 from verl_toolrl.launch.board import Board
-from verl_toolrl.launch.quickstart import (
-    FAST,
-    FULL,
-    STATE,
-    Quickstart,
-    Settings,
-    closing,
-    curve,
-    new_quickstart,
-    resumed_quickstart,
-)
+from verl_toolrl.launch.quickstart import FAST, FULL, Quickstart, closing, curve
+from verl_toolrl.launch.staged import STATE
 
 
 def begun(folder: Path, **choice: Any) -> Quickstart:
     """A quickstart that has written its state, as after the first stage."""
-    run = new_quickstart(folder, Settings.of(**choice))
-    run._save()
+    run = Quickstart.new(folder, Quickstart.choose(**choice))
+    run.save()
     return run
 
 
@@ -42,28 +33,28 @@ def test_the_full_form_measures_256_rows_with_calls_and_the_fast_one_less_of_eve
 
 def test_steps_replace_those_of_either_form() -> None:
     assert (16, 4, 3) == (
-        Settings.of().sizes.steps,
-        Settings.of(fast=True).sizes.steps,
-        Settings.of(steps=3, fast=True).sizes.steps,
+        Quickstart.choose().sizes.steps,
+        Quickstart.choose(fast=True).sizes.steps,
+        Quickstart.choose(steps=3, fast=True).sizes.steps,
     )
 
 
 def test_a_folder_that_holds_something_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(ConfigError, match="is no quickstart"):
-        new_quickstart(tmp_path, Settings.of())
+        Quickstart.new(tmp_path, Quickstart.choose())
 
 
 def test_the_folder_of_another_quickstart_is_refused_without_resume(tmp_path: Path) -> None:
     begun(tmp_path)
     with pytest.raises(ConfigError, match="another quickstart: add --resume"):
-        new_quickstart(tmp_path, Settings.of())
+        Quickstart.new(tmp_path, Quickstart.choose())
 
 
 def test_resume_takes_the_settings_of_the_start(tmp_path: Path) -> None:
     begun(tmp_path, seed=5, steps=3, fast=True)
-    run = resumed_quickstart(tmp_path, seed=None, steps=None, fast=False)
-    assert Settings.of(seed=5, steps=3, fast=True) == run.settings
+    run = Quickstart.resumed(tmp_path, seed=None, steps=None, fast=False)
+    assert Quickstart.choose(seed=5, steps=3, fast=True) == run.settings
 
 
 @pytest.mark.parametrize(
@@ -77,7 +68,7 @@ def test_resume_takes_the_settings_of_the_start(tmp_path: Path) -> None:
 def test_resume_with_other_settings_is_refused(given: dict[str, Any], message: str, tmp_path: Path) -> None:
     begun(tmp_path, seed=5)
     with pytest.raises(ConfigError, match=message):
-        resumed_quickstart(tmp_path, **{"seed": None, "steps": None, "fast": False, **given})
+        Quickstart.resumed(tmp_path, **{"seed": None, "steps": None, "fast": False, **given})
 
 
 @pytest.mark.parametrize(
@@ -94,7 +85,7 @@ def test_what_cannot_be_resumed_is_said(content: str | None, message: str, tmp_p
     if content is not None:
         (tmp_path / STATE).write_text(content)
     with pytest.raises(ConfigError, match=message):
-        resumed_quickstart(tmp_path, seed=None, steps=None, fast=False)
+        Quickstart.resumed(tmp_path, seed=None, steps=None, fast=False)
 
 
 def test_resume_without_output_is_refused() -> None:

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from verl_toolrl.errors import ConfigError, DatasetError
 from verl_toolrl.evaluation.agent import FIGURES, compare_trajectories, figures_table, read_validation
-from verl_toolrl.launch.quickstart import Settings, new_quickstart, resumed_quickstart
+from verl_toolrl.launch.quickstart import Quickstart
 from verl_toolrl.launch.quickstart_agent import AgentQuickstart, write_rows
 
 
@@ -91,7 +91,7 @@ def test_rows_are_written_for_every_stage_and_by_the_seed(tmp_path: Path) -> Non
 
 
 def test_it_ends_with_one_file_that_holds_everything_a_picture_and_what_rose(tmp_path: Path) -> None:
-    run = new_quickstart(tmp_path / "run", Settings.of(steps=2, kind=AgentQuickstart), AgentQuickstart)
+    run = AgentQuickstart.new(tmp_path / "run", AgentQuickstart.choose(steps=2))
     assert isinstance(run, AgentQuickstart)
     reported = ("is_solved", "calls", "successful_calls", "used_calls", "steps")
     step: dict[str, Any] = {f"reward/seen/{name}/mean": 0.5 for name in reported} | {"critic/score/mean": 0.5}
@@ -104,7 +104,7 @@ def test_it_ends_with_one_file_that_holds_everything_a_picture_and_what_rose(tmp
     validation(run.measured / "2.jsonl", *(line(row, solved=1) for row in rows))
     console = Console(width=90)
     with console.capture() as captured:
-        run._finish(console)
+        run.finish(console)
     assert "finds the answer more often" in captured.get()
     state = json.loads((run.folder / "quickstart.json").read_text())
     assert 1.0 == state["differences"]["metrics"]["success"]["low"] and 20 == len(state["after"])
@@ -112,9 +112,9 @@ def test_it_ends_with_one_file_that_holds_everything_a_picture_and_what_rose(tmp
 
 
 def test_the_folder_of_the_other_quickstart_is_not_resumed(tmp_path: Path) -> None:
-    run = new_quickstart(tmp_path / "run", Settings.of(kind=AgentQuickstart), AgentQuickstart)
-    run._save()
+    run = AgentQuickstart.new(tmp_path / "run", AgentQuickstart.choose())
+    run.save()
     with pytest.raises(ConfigError, match="another version"):
-        resumed_quickstart(tmp_path / "run", seed=None, steps=None, fast=False)
-    again = resumed_quickstart(tmp_path / "run", seed=None, steps=None, fast=False, kind=AgentQuickstart)
+        Quickstart.resumed(tmp_path / "run", seed=None, steps=None, fast=False)
+    again = AgentQuickstart.resumed(tmp_path / "run", seed=None, steps=None, fast=False)
     assert run.settings == again.settings

@@ -10,7 +10,7 @@ import typer
 from verl_toolrl.errors import ConfigError, InfrastructureError
 
 if TYPE_CHECKING:
-    from verl_toolrl.launch.quickstart import Quickstart
+    from verl_toolrl.launch.staged import StagedRun
 
 __all__ = ["quickstart", "quickstart_agent"]
 
@@ -84,7 +84,7 @@ def quickstart_agent(
 
 
 def _go(
-    kind: type[Quickstart], *, seed: int | None, steps: int | None, output: Path | None, resume: bool, fast: bool
+    kind: type[StagedRun], *, seed: int | None, steps: int | None, output: Path | None, resume: bool, fast: bool
 ) -> None:
     """Run a quickstart to its end and leave with its exit code."""
     import shlex
@@ -92,17 +92,17 @@ def _go(
     from rich.console import Console
 
     from verl_toolrl.launch.launcher import EXIT_FAILED
-    from verl_toolrl.launch.quickstart import STATE, Ended, Settings, new_quickstart, resumed_quickstart
     from verl_toolrl.launch.runs import default_output
+    from verl_toolrl.launch.staged import STATE, Ended
 
     console = Console()
     if resume and output is None:
         raise ConfigError("--resume needs --output DIR, the folder of the run to go on with")
     if resume and output is not None:
-        run = resumed_quickstart(output, seed=seed, steps=steps, fast=fast, kind=kind)
+        run = kind.resumed(output, seed=seed, steps=steps, fast=fast)
     else:
-        settings = Settings.of(seed=1 if seed is None else seed, steps=steps, fast=fast, kind=kind)
-        run = new_quickstart(output or default_output(kind.command), settings, kind)
+        settings = kind.choose(seed=1 if seed is None else seed, steps=steps, fast=fast)
+        run = kind.new(output or default_output(kind.command), settings)
     code = 0
     try:
         run.run(console)

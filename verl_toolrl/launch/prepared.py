@@ -31,7 +31,7 @@ def prepare(
         folder: Where to.
         console: Where progress is drawn.
         rows: To train on.
-        held_out: To measure on.
+        held_out: To measure on, with a call each; a quarter as many that no tool fits come beside.
         warm_up: Supervised steps of 8 rows.
         seed: Of the rows.
         force: Start even if less memory is free than the recipe needs.
@@ -47,7 +47,7 @@ def prepare(
     model = warm / "checkpoints" / f"global_step_{warm_up}" / "huggingface"
     overrides = [
         f"data.train_files={quote(str(data / 'train.parquet'))}",
-        f"data.val_files={quote(str(data / 'seen.parquet'))}",
+        f"data.val_files=[{quote(str(data / 'seen.parquet'))},{quote(str(data / 'no_tool.parquet'))}]",
         f"actor_rollout_ref.model.path={quote(str(model))}",
     ]
     if dry_run:
@@ -59,7 +59,15 @@ def prepare(
     from verl_toolrl.launch.quickstart import LISTS
     from verl_toolrl.launch.runs import load_run
 
-    spec = WorldSpec(seed=seed, train=rows, sft=warm_up * 8, seen=held_out, unseen=0, no_tool=0, lists=LISTS)
+    spec = WorldSpec(
+        seed=seed,
+        train=rows,
+        sft=warm_up * 8,
+        seen=held_out,
+        unseen=0,
+        no_tool=max(1, held_out // 4),
+        lists=LISTS,
+    )
     write_world(make_world(spec), data)
     earlier = load_run(warm)
     if earlier is None or earlier.attempt.state != "finished":

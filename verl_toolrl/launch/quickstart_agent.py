@@ -17,14 +17,15 @@ from __future__ import annotations
 import asyncio
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from verl_toolrl.launch.board import Board, Line
-from verl_toolrl.launch.quickstart import Quickstart, Sizes, curve, link, span
+from verl_toolrl.launch.quickstart import Quickstart, curve, link, span
 from verl_toolrl.launch.recipes import quote
+from verl_toolrl.launch.staged import STATE, Sizes, Work
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -47,7 +48,7 @@ class AgentQuickstart(Quickstart):
     full = Sizes(seen=160, unseen=0, no_tool=0, warm_up=14, steps=16)
     small = Sizes(seen=32, unseen=0, no_tool=0, warm_up=10, steps=3)
 
-    def stages(self) -> dict[str, Callable[[Board, Line], dict[str, Any]]]:
+    def stages(self) -> dict[str, Work]:
         """Return the stages by name, in order; the measurements belong to GRPO."""
         return {"model": self._model, "data": self._rows, "warm_up": self._warm_up, "grpo": self._grpo}
 
@@ -87,7 +88,7 @@ class AgentQuickstart(Quickstart):
             f"trainer.test_freq={steps}",
             f"trainer.validation_data_dir={quote(str(self.measured))}",
         ]
-        found = self._train(self.recipe, overrides, folder, steps, board)
+        found = self.train(self.recipe, overrides, folder, steps, board)
         trained = folder / "checkpoints" / f"global_step_{steps}" / "actor" / "huggingface"
         shutil.rmtree(self.folder / "model", ignore_errors=True)
         shutil.copytree(trained, self.folder / "model", copy_function=link)
@@ -99,7 +100,7 @@ class AgentQuickstart(Quickstart):
         line.note = f"success of its samples in %: {span(success, '.0f')}"
         return found
 
-    def _finish(self, console: Console) -> None:
+    def finish(self, console: Console) -> None:
         """Compare, draw, write everything into one file, and show it."""
         from verl_toolrl.evaluation.agent import compare_trajectories, figures_table, read_validation
 
@@ -112,7 +113,7 @@ class AgentQuickstart(Quickstart):
             "after": [asdict(score) for score in after],
             "differences": asdict(found),
         }
-        self._save()
+        self.save()
         self._draw_figures(found)
         shutil.rmtree(self.folder / "grpo" / "checkpoints", ignore_errors=True)  # 2 GB; what goes on starts at model/
         title = f"{found.rows} held-out rows, greedy" + (f"; {found.left_out} left out" if found.left_out else "")
@@ -182,5 +183,5 @@ def closing(quickstart: AgentQuickstart, found: SetDifference) -> list[str]:
         lines.append(
             "An interval speaks of other rows of this kind, not of other seeds; the task is small and no benchmark."
         )
-    files = {"model": "model/", "everything": "quickstart.json", "curves": "curves.png"}
+    files = {"model": "model/", "everything": STATE, "curves": "curves.png"}
     return lines + [f"{name}: {quickstart.folder / path}" for name, path in files.items()]

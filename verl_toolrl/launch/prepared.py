@@ -53,21 +53,13 @@ def prepare(
     if dry_run:
         return overrides
 
-    from verl_toolrl.data.world import WorldSpec, make_world, write_world
+    from verl_toolrl.data.world import make_world, write_world
     from verl_toolrl.integrations.smollm2 import export_smollm2
     from verl_toolrl.launch.launcher import execute, plan_run, report
-    from verl_toolrl.launch.quickstart import LISTS
+    from verl_toolrl.launch.quickstart import small_world
     from verl_toolrl.launch.runs import load_run
 
-    spec = WorldSpec(
-        seed=seed,
-        train=rows,
-        sft=warm_up * 8,
-        seen=held_out,
-        unseen=0,
-        no_tool=max(1, held_out // 4),
-        lists=LISTS,
-    )
+    spec = small_world(seed=seed, train=rows, sft=warm_up * 8, seen=held_out, unseen=0, no_tool=max(1, held_out // 4))
     write_world(make_world(spec), data)
     earlier = load_run(warm)
     if earlier is None or earlier.attempt.state != "finished":

@@ -32,10 +32,11 @@ from verl_toolrl.launch.staged import STATE, Sizes, StagedRun, Work
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from verl_toolrl.data.world import WorldSpec
     from verl_toolrl.evaluation.paired import SetDifference
     from verl_toolrl.evaluation.result import Measurement
 
-__all__ = ["FAST", "FULL", "LISTS", "Quickstart", "curve", "link", "span"]
+__all__ = ["FAST", "FULL", "Quickstart", "curve", "link", "small_world", "span"]
 
 HELD_OUT = ("seen", "unseen", "no_tool")
 """Files of held-out rows: tools that training has shown, tools that it has not, and no tool that fits."""
@@ -43,9 +44,6 @@ HELD_OUT = ("seen", "unseen", "no_tool")
 FULL = Sizes(seen=256, unseen=64, no_tool=32, warm_up=8, steps=16)  # of 8 rows; of 8 prompts with 4 rollouts
 FAST = Sizes(seen=32, unseen=16, no_tool=8, warm_up=8, steps=4)
 ROWS_A_STEP = 8
-LISTS = 12
-"""Tool lists that the held-out rows share: the engine reads a list once, and a list is most of a prompt."""
-
 STAGES = {
     "model": "model from its package",
     "data": "rows",
@@ -105,10 +103,10 @@ class Quickstart(StagedRun):
         return {"path": str(model)}
 
     def _rows(self, board: Board, line: Line) -> dict[str, Any]:
-        from verl_toolrl.data.world import WorldSpec, make_world, write_world
+        from verl_toolrl.data.world import make_world, write_world
 
         sizes = self.sizes
-        spec = WorldSpec(
+        spec = small_world(
             seed=self.settings.seed,
             # One pass over the rows, and two steps' worth to spare: a prompt that is too long is left out.
             train=(sizes.steps + 2) * ROWS_A_STEP,
@@ -116,7 +114,6 @@ class Quickstart(StagedRun):
             seen=sizes.seen,
             unseen=sizes.unseen,
             no_tool=sizes.no_tool,
-            lists=LISTS,
         )
         shutil.rmtree(self.data, ignore_errors=True)
         write_world(make_world(spec), self.data)
@@ -230,6 +227,28 @@ class Quickstart(StagedRun):
             sets=differences,
             names=("after warm-up", "after GRPO"),
         )
+
+
+def small_world(*, seed: int, train: int, sft: int, seen: int, unseen: int, no_tool: int) -> WorldSpec:
+    """Rows that a model of 135 M parameters gets better at within a few hundred rollouts.
+
+    A dozen tools, so that each is asked for often, and most questions with one call whose values stand in the text.
+    """
+    from verl_toolrl.data.world import Kind, WorldSpec
+
+    mix = {Kind.ONE: 14, Kind.PARALLEL: 1, Kind.LOOKUP: 2, Kind.COMPUTED: 1, Kind.TALK: 1, Kind.MISSING: 1}
+    return WorldSpec(
+        toolset="daily",
+        seed=seed,
+        train=train,
+        sft=sft,
+        seen=seen,
+        unseen=unseen,
+        no_tool=no_tool,
+        # The engine reads a list once, and a list is most of a prompt.
+        lists=12,
+        mix=mix,
+    )
 
 
 def response_length() -> int:

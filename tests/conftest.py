@@ -49,7 +49,7 @@ def task(sample_rows: Callable[..., list[dict[str, str]]], tmp_path_factory: pyt
     raw = sample_rows(160, seed=7)
     rows: dict[str, list[dict[str, Any]]] = {
         "train": [rl_row(row, index=index) for index, row in enumerate(raw[:64])],
-        "val": [rl_row(row, index=index, split="test") for index, row in enumerate(raw[64:80])],
+        "val": [rl_row(row, index=index, split="test") for index, row in enumerate(raw[64:72])],
         "sft": [sft_row(row, index=index) for index, row in enumerate(raw[80:])],
     }
     folder = tmp_path_factory.mktemp("task")

@@ -66,16 +66,16 @@ def grpo(
         *data_overrides(task),
         f"actor_rollout_ref.model.path={warm_model[0]}",
         "actor_rollout_ref.rollout.n=4",
-        "trainer.total_training_steps=3",
+        "trainer.total_training_steps=2",
         "trainer.val_before_train=true",
-        "trainer.test_freq=3",
+        "trainer.test_freq=2",
     )
     return folder, steps
 
 
 def test_grpo_trains_on_real_rewards(grpo: tuple[Path, list[dict[str, Any]]]) -> None:
     steps = [step for step in grpo[1] if step["step"] > 0]
-    assert [1, 2, 3] == [step["step"] for step in steps]
+    assert [1, 2] == [step["step"] for step in steps]
     for step in steps:
         assert 0.0 <= step["reward/format/mean"] <= 1.0 and -3.0 <= step["reward/correctness/mean"] <= 3.0
         assert math.isclose(
@@ -88,7 +88,7 @@ def test_grpo_trains_on_real_rewards(grpo: tuple[Path, list[dict[str, Any]]]) ->
 
 def test_the_log_has_the_same_reward_keys_for_every_step(grpo: tuple[Path, list[dict[str, Any]]]) -> None:
     keys = [{key for key in step if key.startswith("reward/")} for step in grpo[1] if step["step"] > 0]
-    assert keys[0] == keys[1] == keys[2] and "reward/correctness/mean" in keys[0]
+    assert keys[0] == keys[1] and "reward/correctness/mean" in keys[0]
 
 
 def test_engine_and_trainer_agree_on_the_probabilities(grpo: tuple[Path, list[dict[str, Any]]]) -> None:
@@ -100,7 +100,7 @@ def test_engine_and_trainer_agree_on_the_probabilities(grpo: tuple[Path, list[di
 
 def test_validation_reports_the_components(grpo: tuple[Path, list[dict[str, Any]]]) -> None:
     validations = [step for step in grpo[1] if any(key.startswith("val-core/rlla/") for key in step)]
-    assert [0, 3] == [step["step"] for step in validations]
+    assert [0, 2] == [step["step"] for step in validations]
     assert all("val-aux/rlla/correctness/mean@1" in step for step in validations)
 
 

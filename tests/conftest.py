@@ -99,11 +99,11 @@ def warm_model(
         if not (folder / "metrics.jsonl").exists():
             warm_up(folder, task["sft"], smollm2)
     losses = [metrics["train/loss"] for metrics in read_metrics(folder / "metrics.jsonl") if "train/loss" in metrics]
-    return folder / "global_step_5" / "huggingface", losses
+    return folder / "global_step_10" / "huggingface", losses
 
 
 def warm_up(folder: Path, rows: Path, model: Path) -> None:
-    """Five supervised steps; the folder appears when they are done."""
+    """Ten supervised steps; the folder appears when they are done."""
     unfinished = folder.with_suffix(".unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir()
@@ -112,7 +112,7 @@ def warm_up(folder: Path, rows: Path, model: Path) -> None:
         f"data.train_files={rows}",
         f"model.path={model}",
         f"trainer.default_local_dir={unfinished}",
-        "trainer.total_training_steps=5",
+        "trainer.total_training_steps=10",
         "data.max_length=512",
     ]
     environment = {**os.environ, "VERL_PLATFORM": "cpu", "VERL_FILE_LOGGER_PATH": str(unfinished / "metrics.jsonl")}

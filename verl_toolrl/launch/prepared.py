@@ -32,7 +32,7 @@ def prepare(
         console: Where progress is drawn.
         rows: To train on.
         held_out: To measure on, with a call each; a quarter as many that no tool fits come beside.
-        warm_up: Supervised steps of 8 rows.
+        warm_up: Supervised steps.
         seed: Of the rows.
         force: Start even if less memory is free than the recipe needs.
         dry_run: Make nothing.
@@ -56,10 +56,12 @@ def prepare(
     from verl_toolrl.data.world import make_world, write_world
     from verl_toolrl.integrations.smollm2 import export_smollm2
     from verl_toolrl.launch.launcher import execute, plan_run, report
-    from verl_toolrl.launch.quickstart import small_world
+    from verl_toolrl.launch.quickstart import WARM_UP_ROWS, small_world
     from verl_toolrl.launch.runs import load_run
 
-    spec = small_world(seed=seed, train=rows, sft=warm_up * 8, seen=held_out, unseen=0, no_tool=max(1, held_out // 4))
+    spec = small_world(
+        seed=seed, train=rows, sft=warm_up * WARM_UP_ROWS, seen=held_out, unseen=0, no_tool=max(1, held_out // 4)
+    )
     write_world(make_world(spec), data)
     earlier = load_run(warm)
     if earlier is None or earlier.attempt.state != "finished":

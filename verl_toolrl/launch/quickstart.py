@@ -36,14 +36,17 @@ if TYPE_CHECKING:
     from verl_toolrl.evaluation.paired import SetDifference
     from verl_toolrl.evaluation.result import Measurement
 
-__all__ = ["FAST", "FULL", "Quickstart", "curve", "link", "small_world", "span"]
+__all__ = ["FAST", "FULL", "WARM_UP_ROWS", "Quickstart", "curve", "link", "small_world", "span"]
 
 HELD_OUT = ("seen", "unseen", "no_tool")
 """Files of held-out rows: tools that training has shown, tools that it has not, and no tool that fits."""
 
-FULL = Sizes(seen=256, unseen=64, no_tool=32, warm_up=8, steps=16)  # of 8 rows; of 8 prompts with 4 rollouts
-FAST = Sizes(seen=32, unseen=16, no_tool=8, warm_up=8, steps=4)
+FULL = Sizes(seen=256, unseen=64, no_tool=32, warm_up=20, steps=16)
+FAST = Sizes(seen=32, unseen=16, no_tool=8, warm_up=12, steps=4)
 ROWS_A_STEP = 8
+"""Of GRPO; each is answered four times."""
+WARM_UP_ROWS = 4
+"""Rows in a step of the warm-up."""
 STAGES = {
     "model": "model from its package",
     "data": "rows",
@@ -110,7 +113,7 @@ class Quickstart(StagedRun):
             seed=self.settings.seed,
             # One pass over the rows, and two steps' worth to spare: a prompt that is too long is left out.
             train=(sizes.steps + 2) * ROWS_A_STEP,
-            sft=sizes.warm_up * ROWS_A_STEP,
+            sft=sizes.warm_up * WARM_UP_ROWS,
             seen=sizes.seen,
             unseen=sizes.unseen,
             no_tool=sizes.no_tool,
@@ -230,7 +233,7 @@ class Quickstart(StagedRun):
 
 
 def small_world(*, seed: int, train: int, sft: int, seen: int, unseen: int, no_tool: int) -> WorldSpec:
-    """Rows that a model of 135 M parameters gets better at within a few hundred rollouts.
+    """Return what rows a model of 135 M parameters gets better at within a few hundred rollouts.
 
     A dozen tools, so that each is asked for often, and most questions with one call whose values stand in the text.
     """

@@ -46,7 +46,7 @@ class Sizes:
     unseen: int
     no_tool: int
     warm_up: int
-    """Supervised steps of 8 rows."""
+    """Supervised steps."""
     steps: int
     """GRPO steps."""
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from verl_toolrl.launch.board import Board, Line
-from verl_toolrl.launch.quickstart import Quickstart, curve, link, span
+from verl_toolrl.launch.quickstart import WARM_UP_ROWS, Quickstart, curve, link, span
 from verl_toolrl.launch.recipes import quote
 from verl_toolrl.launch.staged import STATE, Sizes, Work
 
@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 
 __all__ = ["AgentQuickstart"]
 
-ROWS_A_STEP = 8
+ROWS_A_STEP = 4
+"""Of GRPO; each is answered eight times."""
 NAMES = ("after warm-up", "after GRPO")
 
 
@@ -45,8 +46,8 @@ class AgentQuickstart(Quickstart):
     command = "quickstart-agent"
     recipe = "tool_agent/quickstart"
     warm_up_recipe = "tool_agent/quickstart_sft"
-    full = Sizes(seen=160, unseen=0, no_tool=0, warm_up=14, steps=16)
-    small = Sizes(seen=32, unseen=0, no_tool=0, warm_up=10, steps=3)
+    full = Sizes(seen=128, unseen=0, no_tool=0, warm_up=16, steps=10)
+    small = Sizes(seen=32, unseen=0, no_tool=0, warm_up=12, steps=3)
 
     def stages(self) -> dict[str, Work]:
         """Return the stages by name, in order; the measurements belong to GRPO."""
@@ -69,7 +70,7 @@ class AgentQuickstart(Quickstart):
     def _rows(self, board: Board, line: Line) -> dict[str, Any]:
         sizes = self.sizes
         # One step's rows to spare: the trainer makes one pass.
-        train, sft = (sizes.steps + 1) * ROWS_A_STEP, sizes.warm_up * ROWS_A_STEP
+        train, sft = (sizes.steps + 1) * ROWS_A_STEP, sizes.warm_up * WARM_UP_ROWS
         shutil.rmtree(self.data, ignore_errors=True)
         write_rows(self.data, seed=self.settings.seed, train=train, sft=sft, held_out=sizes.seen)
         line.note = f"{train} to train on, {sft} conversations for the warm-up"

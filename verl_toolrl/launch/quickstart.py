@@ -41,7 +41,7 @@ __all__ = ["FAST", "FULL", "WARM_UP_ROWS", "Quickstart", "curve", "link", "small
 HELD_OUT = ("seen", "unseen", "no_tool")
 """Files of held-out rows: tools that training has shown, tools that it has not, and no tool that fits."""
 
-FULL = Sizes(seen=256, unseen=64, no_tool=32, warm_up=20, steps=16)
+FULL = Sizes(seen=256, unseen=64, no_tool=32, warm_up=24, steps=16)
 FAST = Sizes(seen=32, unseen=16, no_tool=8, warm_up=12, steps=4)
 ROWS_A_STEP = 8
 """Of GRPO; each is answered four times."""
@@ -241,7 +241,7 @@ def small_world(*, seed: int, train: int, sft: int, seen: int, unseen: int, no_t
 
     mix = {Kind.ONE: 14, Kind.PARALLEL: 1, Kind.LOOKUP: 2, Kind.COMPUTED: 1, Kind.TALK: 1, Kind.MISSING: 1}
     return WorldSpec(
-        toolset="daily",
+        toolset="quickstart",
         seed=seed,
         train=train,
         sft=sft,

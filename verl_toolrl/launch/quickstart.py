@@ -125,7 +125,7 @@ class Quickstart(StagedRun):
 
     def _warm_up(self, board: Board, line: Line) -> dict[str, Any]:
         folder = self.folder / "warmup"
-        shutil.rmtree(folder, ignore_errors=True)  # a minute of work: begun anew
+        shutil.rmtree(folder, ignore_errors=True)  # minutes of work, and no checkpoint: begun anew
         overrides = [
             f"data.train_files={quote(str(self.data / 'sft.parquet'))}",
             f"model.path={quote(self.state['stages']['model']['path'])}",
@@ -235,13 +235,13 @@ class Quickstart(StagedRun):
 def small_world(*, seed: int, train: int, sft: int, seen: int, unseen: int, no_tool: int) -> WorldSpec:
     """Return what rows a model of 135 M parameters gets better at within a few hundred rollouts.
 
-    A dozen tools, so that each is asked for often, and most questions with one call whose values stand in the text.
+    Most questions want one call whose values stand in the text. All ready-made tools: trained on a dozen, the model got
+    worse at tools that it had not seen.
     """
     from verl_toolrl.data.world import Kind, WorldSpec
 
     mix = {Kind.ONE: 14, Kind.PARALLEL: 1, Kind.LOOKUP: 2, Kind.COMPUTED: 1, Kind.TALK: 1, Kind.MISSING: 1}
     return WorldSpec(
-        toolset="quickstart",
         seed=seed,
         train=train,
         sft=sft,

@@ -111,7 +111,12 @@ def test_rows_are_made_for_every_stage_and_by_the_seed(tmp_path: Path) -> None:
         run = begun(tmp_path / name, seed=seed, fast=True)
         run._rows(board, board.lines["data"])
     tables = {path.stem: pq.read_table(path) for path in (tmp_path / "a" / "data").glob("*.parquet")}
-    expected = {"train": 8 * (FAST.steps + 2), "sft": WARM_UP_ROWS * FAST.warm_up, "seen": FAST.seen, "unseen": FAST.unseen}
+    expected = {
+        "train": 8 * (FAST.steps + 2),
+        "sft": WARM_UP_ROWS * FAST.warm_up,
+        "seen": FAST.seen,
+        "unseen": FAST.unseen,
+    }
     assert expected | {"no_tool": FAST.no_tool} == {name: table.num_rows for name, table in tables.items()}
     sources = {pq.read_table(path).column("data_source")[0].as_py() for path in run.held_out}
     assert 3 == len(sources)

@@ -47,7 +47,7 @@ def compare(
             min=8, help="With --prepare: rows to measure on; a quarter as many that no tool fits come beside."
         ),
     ] = 128,
-    warm_up: Annotated[int, typer.Option(min=1, help="With --prepare: supervised steps of 4 rows.")] = 24,
+    warm_up: Annotated[int, typer.Option(min=1, help="With --prepare: supervised steps of 4 rows.")] = 20,
     force: Annotated[
         bool, typer.Option("--force", help="Start even if less memory is free than the recipe needs.")
     ] = False,

@@ -248,8 +248,8 @@ def small_world(*, seed: int, train: int, sft: int, seen: int, unseen: int, no_t
         seen=seen,
         unseen=unseen,
         no_tool=no_tool,
-        # The engine reads a list once, and a list is most of a prompt. Not fewer: which tool a model takes for a question
-        # depends on what stands beside it, so that 256 rows on 12 lists say little more than 12 rows do.
+        # The engine reads a list once, and a list is most of a prompt. Not fewer: which tool a model takes for a
+        # question depends on what stands beside it, so that 256 rows on 12 lists say little more than 12 rows do.
         lists=128,
         mix=mix,
     )

@@ -43,8 +43,8 @@ class WorldSpec:
     """Least and most tools on a list."""
     lists: int | None = None
     """Lists that the held-out rows share; None for one a row. An engine that caches prefixes reads each list once, so
-    that measuring is cheaper; rows on one list are no independent evidence. As many again hold the unseen tools. Rows to train on have a list each in any case: with
-    few lists a model can learn which tool goes with which list."""
+    that measuring is cheaper; rows on one list are no independent evidence. As many again hold the unseen tools. Rows
+    to train on have a list each in any case: with few lists a model can learn which tool goes with which list."""
     max_calls: int = 2
     """Calls at most in a row with parallel calls."""
     mix: Mapping[Kind, float] = field(default_factory=lambda: dict(DEFAULT_MIX))

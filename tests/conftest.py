@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import importlib.util
 import json
@@ -39,6 +40,13 @@ def sample_rows() -> Callable[..., list[dict[str, str]]]:
 
 
 @pytest.fixture(scope="session")
+def sample_tools() -> Callable[..., str]:
+    """`sample_tools(away=)`: source of the tools that the sample rows are about; some cities' server may be away."""
+    source: str = _beside("sample_task").TOOLS
+    return lambda away=(): source.replace("AWAY = ()", f"AWAY = {tuple(away)!r}")
+
+
+@pytest.fixture(scope="session")
 def task(sample_rows: Callable[..., list[dict[str, str]]], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Parquet files of the task: `train` and `val` in verl's RL schema, `sft` for its SFT trainer."""
     import pyarrow as pa
@@ -66,6 +74,23 @@ def smollm2() -> Path:
     from verl_toolrl.integrations.smollm2 import export_smollm2
 
     return export_smollm2()
+
+
+@pytest.fixture(scope="session")
+def walls() -> frozenset[str]:
+    """The means of walling code in that this kernel grants, asked of the kernel and not of the sandbox.
+
+    A sandbox that leaks or does not start then fails its tests, where asking it would skip them.
+    """
+    found = set()
+    inside = "mount -t tmpfs none /tmp"
+    command = ["unshare", "--user", "--map-root-user", "--mount", "--pid", "--net", "--fork", "sh", "-c", inside]
+    if shutil.which("unshare") and subprocess.run(command, capture_output=True, check=False).returncode == 0:
+        found.add("namespaces")
+    # landlock_create_ruleset with the flag that asks for the version, see landlock(7)
+    if sys.platform == "linux" and ctypes.CDLL(None, use_errno=True).syscall(444, None, 0, 1) >= 3:
+        found.add("landlock")
+    return frozenset(found)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -67,12 +67,10 @@ def test_five_thousand_trajectories_leave_nothing_behind():
     assert after["rss_mb"] - before["rss_mb"] <= 8, (before, after)
 
 
-@pytest.mark.parametrize("name", ["python_sandbox"])
-def test_five_hundred_programs_in_the_sandbox_leave_nothing_behind(name: str):
-    from verl_toolrl.errors import ConfigError
-    from verl_toolrl.toolbox.sandbox import SandboxUnavailable
-
-    box = Toolbox.load(name)
+def test_five_hundred_programs_in_the_sandbox_leave_nothing_behind(walls: frozenset[str]):
+    if not walls:
+        pytest.skip("this kernel grants no means to wall code in")
+    box = Toolbox.load("python_sandbox")
 
     async def trajectory(i: int) -> None:
         async with box.session(str(i)) as session:
@@ -87,12 +85,7 @@ def test_five_hundred_programs_in_the_sandbox_leave_nothing_behind(name: str):
                 await asyncio.gather(*(trajectory(i) for i in range(start, start + 50)))
             return before, _measured()
 
-    try:
-        before, after = asyncio.run(run())
-    except ConfigError as err:
-        if not isinstance(err.__cause__, SandboxUnavailable):
-            raise
-        pytest.skip(str(err))
+    before, after = asyncio.run(run())
     for key in ("tasks", "threads", "descriptors", "children"):
         assert after[key] <= before[key], (key, before, after)
     assert after["rss_mb"] - before["rss_mb"] <= 8, (before, after)

@@ -1,7 +1,7 @@
 """A task for tests that train: two tools, one call a row, in RLLA's layout; see the fixture `sample_rows`.
 
-Small enough that a model of 135M parameters knows its form after five supervised steps and gets better at its content
-within a few steps of GRPO. It shows that a set-up trains; it is no benchmark.
+Small enough that a model of 135M parameters knows its form after ten supervised steps of four rows and gets better at
+its content within a few steps of GRPO. It shows that a set-up trains; it is no benchmark.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import random
 
-__all__ = ["INSTRUCTION", "sample_rows"]
+__all__ = ["INSTRUCTION", "TOOLS", "sample_rows"]
 
 INSTRUCTION = """You are a helpful assistant that solves tasks with tool calls.
 
@@ -30,6 +30,39 @@ Parameters: {"amount": {"description": "How much", "type": "number"}, \
 {"name": "Tool name", "parameters": {"Parameter name": "Parameter content"}}
 </tool_call>"""
 """System message of every row: 190 tokens of SmolLM2."""
+
+TOOLS = '''
+from verl_toolrl.errors import InfrastructureError
+from verl_toolrl.toolbox import tool
+
+AWAY = ()
+
+
+@tool
+def get_weather(city: str, days: int) -> dict:
+    """Weather of a city.
+
+    Args:
+        city: Name of the city.
+        days: How many days ahead.
+    """
+    if city in AWAY:
+        raise InfrastructureError("the weather server is away")
+    return {"city": city, "sky": "clear", "degrees": 10 + days}
+
+
+@tool
+def convert_currency(amount: float, source: str, target: str) -> dict:
+    """Convert an amount of money.
+
+    Args:
+        amount: How much.
+        source: Code, such as EUR.
+        target: Code.
+    """
+    return {"amount": amount * 2, "currency": target}
+'''
+"""A module with the tools of the rows; for the cities that `AWAY` names, the weather server does not answer."""
 
 _CITIES = ("Paris", "Oslo", "Lima", "Cairo", "Quito", "Hanoi", "Turin", "Dakar", "Perth", "Leeds", "Busan", "Kyoto")
 _CURRENCIES = ("EUR", "USD", "JPY", "CHF", "SEK", "GBP", "CAD", "INR")

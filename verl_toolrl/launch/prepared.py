@@ -54,8 +54,8 @@ def prepare(
         return overrides
 
     from verl_toolrl.data.world import make_world, write_world
-    from verl_toolrl.integrations.smollm2 import export_smollm2
     from verl_toolrl.launch.launcher import execute, plan_run, report
+    from verl_toolrl.launch.machine import export_model
     from verl_toolrl.launch.quickstart import WARM_UP_ROWS, small_world
     from verl_toolrl.launch.runs import load_run
 
@@ -68,7 +68,7 @@ def prepare(
         console.rule("supervised warm-up")
         settings = [
             f"data.train_files={quote(str(data / 'sft.parquet'))}",
-            f"model.path={quote(str(export_smollm2()))}",
+            f"model.path={quote(str(export_model()))}",
             f"trainer.total_training_steps={warm_up}",
             f"trainer.seed={seed}",
         ]

@@ -175,7 +175,7 @@ class StagedRun(ABC):
         if "grpo" not in self.state["stages"]:
             check_memory(compose(find_recipe(self.recipe), []), can_force=False)  # before the minutes that come first
         board = Board(console, f"{self.command}  seed {self.settings.seed}  {self.folder}", self.titles())
-        with self._alone(), interruptible():
+        with self._alone(), _interruptible():
             self.save()
             for name, work in stages.items():
                 earlier = self.state["stages"].get(name)
@@ -248,7 +248,7 @@ def _all_metrics(run: Run) -> dict[int, Metrics]:
 
 
 @contextlib.contextmanager
-def interruptible() -> Iterator[None]:
+def _interruptible() -> Iterator[None]:
     """Let SIGTERM and SIGHUP end the run as Ctrl-C does, and the end of a `make` or script that started it.
 
     What the parent told us to ignore stays ignored (nohup).

@@ -8,6 +8,7 @@ ids that the stand-in wrote down, not of the code under test.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -159,6 +160,14 @@ class StandIn:
         """The newest attempt in run.json."""
         return json.loads((self.run_folder / "run.json").read_text())["attempts"][-1]
 
+    def watched(self) -> set[int]:
+        """The processes whose end the keeper would hear of: those that it holds a pidfd of."""
+        pids = set()
+        for path in Path(f"/proc/{self.marker()['keeper']['pid']}/fdinfo").iterdir():
+            with contextlib.suppress(OSError):  # others come and go while the keeper looks around
+                pids |= {int(line.split()[1]) for line in path.read_text().splitlines() if line.startswith("Pid:")}
+        return pids
+
     def wait_until_gone(self) -> None:
         """Wait until no process is left; the limit is far above what it takes, as the machine may be busy."""
         wait_for(lambda: not self.alive(), self.output, what=self.alive)
@@ -268,9 +277,10 @@ def test_stop_tidies_up_after_a_run_of_which_everything_was_killed(stand_in: Sta
 
 def test_a_dead_engine_ends_a_trainer_that_waits_for_it(stand_in: StandIn) -> None:
     launcher = stand_in.launch("run")
-    # The keeper looks once a second, and has to have seen the engine alive; it sees the segment at the same look.
-    wait_for(lambda: stand_in.marker()["segments"], stand_in.output)
-    os.kill(stand_in.members()["engine"][0], signal.SIGKILL)
+    engine = stand_in.members()["engine"][0]
+    # The keeper looks once a second, and has to have seen the engine alive and under its own title.
+    wait_for(lambda: engine in stand_in.watched(), stand_in.output)
+    os.kill(engine, signal.SIGKILL)
     assert launcher.wait(90) == 3
     stand_in.wait_until_gone()
     assert "VLLM::EngineCore" in stand_in.marker()["reason"]

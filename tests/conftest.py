@@ -104,6 +104,26 @@ def beside_other_workers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
 
+@pytest.fixture(scope="session")
+def train_quickstart() -> Callable[..., list[dict[str, Any]]]:
+    """`train_quickstart(folder, *overrides)`: a run of `verl-toolrl train toolrl/quickstart` into a folder.
+
+    Returns the metrics of each step; step 0 is validation alone.
+    """
+
+    def train(folder: Path, *overrides: str) -> list[dict[str, Any]]:
+        command = [sys.executable, "-m", "verl_toolrl.cli", "train", "toolrl/quickstart", "--force"]
+        command += ["--output", str(folder), *overrides]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=1400)
+        log = folder / "train.log"
+        tail = log.read_text(errors="replace")[-6000:] if log.exists() else ""
+        assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-2000:]}\n{tail}"
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        return [{"step": line["step"], **line["data"]} for line in lines]
+
+    return train
+
+
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Held by a file whose runs need most of a small machine's memory."""

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,6 +33,7 @@ def run(
     alone: None,
     sample_rows: Callable[..., list[dict[str, str]]],
     sample_tools: Callable[..., str],
+    train_quickstart: Callable[..., list[dict[str, Any]]],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[Path, list[dict[str, Any]]]:
     import pyarrow as pa
@@ -45,9 +43,8 @@ def run(
     (folder / "weather_tools.py").write_text(sample_tools(AWAY))
     pq.write_table(pa.Table.from_pylist(rows(sample_rows)), folder / "rows.parquet")
     settings = f"{{toolbox:'{folder}/weather_tools.py',steps:2,turn_tokens:64,audit_every:1}}"
-    command = [
-        *(sys.executable, "-m", "verl_toolrl.cli", "train", "toolrl/quickstart", "--force"),
-        *("--output", str(folder / "run")),
+    steps = train_quickstart(
+        folder / "run",
         f"data.train_files={folder}/rows.parquet",
         f"data.val_files={folder}/rows.parquet",
         "data.train_batch_size=2",
@@ -65,13 +62,8 @@ def run(
         "+trainer.toolrl.max_lost_share=0.9",
         "trainer.total_training_steps=2",
         "trainer.test_freq=2",
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=1400)
-    log = folder / "run" / "train.log"
-    tail = log.read_text(errors="replace")[-6000:] if log.exists() else ""
-    assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-2000:]}\n{tail}"
-    lines = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
-    return folder / "run", [{"step": line["step"], **line["data"]} for line in lines]
+    )
+    return folder / "run", steps
 
 
 def test_calls_are_answered_and_the_model_goes_on(run: tuple[Path, list[dict[str, Any]]]) -> None:

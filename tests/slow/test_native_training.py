@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +19,7 @@ def test_calls_through_the_chat_template_are_answered_and_train(
     sample_rows: Callable[..., list[dict[str, str]]],
     sample_tools: Callable[..., str],
     make_tokenizer: Callable[[str], Any],
+    train_quickstart: Callable[..., list[dict[str, Any]]],
     tmp_path: Path,
 ) -> None:
     import pyarrow as pa
@@ -42,9 +40,8 @@ def test_calls_through_the_chat_template_are_answered_and_train(
     rows = [rl_row(row, index=index) for index, row in enumerate(sample_rows(4, seed=11))]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
     settings = f"{{toolbox:'{tmp_path}/tools.py',steps:2,turn_tokens:64,audit_every:1}}"
-    command = [
-        *(sys.executable, "-m", "verl_toolrl.cli", "train", "toolrl/quickstart", "--force"),
-        *("--output", str(tmp_path / "run")),
+    done = train_quickstart(
+        tmp_path / "run",
         f"data.train_files={tmp_path}/rows.parquet",
         f"data.val_files={tmp_path}/rows.parquet",
         "data.train_batch_size=2",
@@ -59,13 +56,8 @@ def test_calls_through_the_chat_template_are_answered_and_train(
         f"+actor_rollout_ref.rollout.custom={{toolrl:{settings}}}",
         "+reward.reward_kwargs={reward:steptool,mode:paper}",
         "trainer.total_training_steps=2",
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=1400)
-    log = tmp_path / "run" / "train.log"
-    tail = log.read_text(errors="replace")[-6000:] if log.exists() else ""
-    assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-2000:]}\n{tail}"
-    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    steps = [line["data"] for line in lines if line["step"] > 0]
+    )
+    steps = [step for step in done if step["step"] > 0]
     assert 2 == len(steps)
     for step in steps:
         assert step["rollout/calls/mean"] > 0.0 and step["rollout/steps/mean"] > 1.0

@@ -241,6 +241,14 @@ def test_a_prompt_that_only_tools_make_too_long_is_left_out_and_counted(
     assert said in capsys.readouterr().out
 
 
+def test_rows_of_which_none_has_room_for_its_tools_are_refused(qwen: Any, tmp_path: Path) -> None:
+    cfg = config(prompt=1500)
+    cfg.data.filter_overlong_prompts = True
+    check(cfg, qwen, LONG_WITH_TOOLS)
+    with pytest.raises(DatasetError, match=r"no row of .*train\.json is left; .* has \d+ tokens, .* is 1500"):
+        dataset(cfg, qwen, tmp_path, [LONG_WITH_TOOLS, LONG_WITH_TOOLS])
+
+
 def test_a_prompt_that_verl_takes_no_sample_of_is_no_mistake(qwen: Any, tmp_path: Path) -> None:
     cfg = config(prompt=1500)
     cfg.data.train_max_samples = 1

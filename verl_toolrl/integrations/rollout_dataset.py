@@ -127,7 +127,8 @@ class RolloutDataset(RLHFDataset):
         """Leave out what verl does, then what is too long with its tools.
 
         Raises:
-            DatasetError: For the first prompt that does not fit, where verl is not told to leave out long ones.
+            DatasetError: For the first prompt that does not fit, where verl is not told to leave out long ones, or
+                where no prompt fits.
         """
         dataframe = super().maybe_filter_out_long_prompts(dataframe)
         if _room is None:  # a process that only asks the class how it reads images
@@ -138,8 +139,11 @@ class RolloutDataset(RLHFDataset):
             if problem is None:
                 kept.append(number)
             elif not (self.filter_overlong_prompts and problem.left_out):
-                files = ", ".join(map(str, self.original_data_files))
-                raise DatasetError(f"row {number} of the {len(dataframe)} that are used of {files}: {problem.reason}")
+                raise DatasetError(
+                    f"row {number} of the {len(dataframe)} that are used of {self._files()}: {problem.reason}"
+                )
+            elif number == len(dataframe) - 1 and not kept:  # verl would go on to an error about its sampler
+                raise DatasetError(f"no row of {self._files()} is left; of the last, {problem.reason}")
         if len(kept) == len(dataframe):
             return dataframe
         dropped = len(dataframe) - len(kept)
@@ -148,3 +152,6 @@ class RolloutDataset(RLHFDataset):
             "only with their tools and are left out"
         )
         return dataframe.select(kept)
+
+    def _files(self) -> str:
+        return ", ".join(map(str, self.original_data_files))

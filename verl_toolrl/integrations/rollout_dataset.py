@@ -133,17 +133,17 @@ class RolloutDataset(RLHFDataset):
         dataframe = super().maybe_filter_out_long_prompts(dataframe)
         if _room is None:  # a process that only asks the class how it reads images
             return dataframe
+        files = ", ".join(map(str, self.original_data_files))
+        problem: TooLong | None = None
         kept = []
         for number, row in enumerate(dataframe):
             problem = _room.problem(row)
             if problem is None:
                 kept.append(number)
             elif not (self.filter_overlong_prompts and problem.left_out):
-                raise DatasetError(
-                    f"row {number} of the {len(dataframe)} that are used of {self._files()}: {problem.reason}"
-                )
-            elif number == len(dataframe) - 1 and not kept:  # verl would go on to an error about its sampler
-                raise DatasetError(f"no row of {self._files()} is left; of the last, {problem.reason}")
+                raise DatasetError(f"row {number} of the {len(dataframe)} that are used of {files}: {problem.reason}")
+        if problem is not None and not kept:  # verl would go on to an error about its sampler
+            raise DatasetError(f"no row of {files} is left; of the last, {problem.reason}")
         if len(kept) == len(dataframe):
             return dataframe
         dropped = len(dataframe) - len(kept)
@@ -152,6 +152,3 @@ class RolloutDataset(RLHFDataset):
             "only with their tools and are left out"
         )
         return dataframe.select(kept)
-
-    def _files(self) -> str:
-        return ", ".join(map(str, self.original_data_files))

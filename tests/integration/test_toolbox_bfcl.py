@@ -1,7 +1,7 @@
 """Every tool schema of BFCL v4 survives the round trip and can be checked against.
 
 The data lies in the wheel of PyPI's `bfcl-eval`, whose pins clash with verl, so the wheel is read as a zip file. It is
-fetched once into the user's cache; the test is skipped where pip's indexes do not have the project or cannot be reached.
+fetched once into the user's cache; the test is skipped where no index of pip has the project or can be reached.
 """
 
 from __future__ import annotations

@@ -20,6 +20,8 @@ from verl.workers.engine import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead, FSDPEngineWithValueHead
 from verl.workers.utils.losses import ppo_loss
 
+from verl_toolrl.integrations.cpu.attention import Blocks, with_blocks
+
 __all__ = ["CPUEngineWithLMHead", "CPUEngineWithValueHead"]
 
 
@@ -143,7 +145,9 @@ class _Packed:
     positions: torch.Tensor
     """`(sequences, length)` int64: a token's position in its own row."""
     attention_mask: torch.Tensor
-    """`(sequences, 1, length, length)` bool; True where a token (third axis) sees another (fourth)."""
+    """`(sequences, 1, length, length)` bool; True where a token (third axis) sees another (fourth).
+
+    Carries the blocks."""
     row: torch.Tensor
     """`(n,)`: row of the micro batch, for each of the n response tokens of all rows, row by row."""
     sequence: torch.Tensor
@@ -171,6 +175,7 @@ def _pack(micro_batch: TensorDict, *, idle: Collection[int] = ()) -> _Packed:
     lengths = [len(prompt) + sum(len(rows[i]) - starts[i] for i in members) for prompt, members in groups.items()]
     size = (len(groups), max(lengths))
     tokens, positions = torch.zeros(size, dtype=torch.long), torch.zeros(size, dtype=torch.long)
+    blocks = []
     sees = torch.eye(size[1], dtype=torch.bool).repeat(
         size[0], 1, 1
     )  # padding sees itself: an empty row would give NaN
@@ -188,13 +193,14 @@ def _pack(micro_batch: TensorDict, *, idle: Collection[int] = ()) -> _Packed:
             sees[number, begin:end, begin:end] = torch.ones(len(response), len(response), dtype=torch.bool).tril()
             per_row[index] = number, torch.cat([torch.tensor([p - 1]), torch.arange(begin, end - 1)])
             begin = end
+        blocks.append(Blocks(p, tuple(len(rows[i]) - p for i in members)))
 
     counts = torch.tensor([len(per_row[i][1]) for i in order], dtype=torch.long)
     none = torch.empty(0, dtype=torch.long)
     return _Packed(
         tokens=tokens,
         positions=positions,
-        attention_mask=sees[:, None],
+        attention_mask=with_blocks(sees[:, None], blocks),
         row=torch.repeat_interleave(torch.tensor(order, dtype=torch.long), counts),
         sequence=torch.repeat_interleave(torch.tensor([per_row[i][0] for i in order], dtype=torch.long), counts),
         predictor=torch.cat([none, *(per_row[i][1] for i in order)]),

@@ -92,14 +92,6 @@ def test_what_the_hardware_wants_reaches_the_keys_of_both_engines(
     assert composed.get("trainer.nnodes") * composed.get("trainer.n_gpus_per_node") == devices
 
 
-@pytest.mark.parametrize("name", ["toolrl/quickstart", "tool_agent/quickstart"])
-def test_under_sgd_nothing_but_the_gradient_moves_the_weights(name: str) -> None:
-    """At SGD's rates verl's default decay takes far more off the weights than the gradients add."""
-    optim = "actor_rollout_ref.actor.optim"
-    composed = compose(find_recipe(name), [])
-    assert ("SGD", 0.0) == (composed.get(f"{optim}.optimizer"), composed.get(f"{optim}.weight_decay"))
-
-
 @pytest.mark.parametrize("mode", ["sync", "colocate_async", "separate_async"])
 def test_a_mode_is_one_word(mode: str) -> None:
     composed = compose(find_recipe("tool_agent/grpo"), [f"mode={mode}"])

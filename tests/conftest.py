@@ -133,8 +133,34 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
+def warm_up() -> Callable[..., None]:
+    """`warm_up(folder, rows, model)`: ten supervised steps; the folder appears when they are done."""
+
+    def train(folder: Path, rows: Path, model: Path) -> None:
+        unfinished = folder.with_suffix(".unfinished")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir()
+        command = [
+            *(sys.executable, "-m", "verl_toolrl.integrations.cpu.sft", "--config-name", "toolrl/quickstart_sft"),
+            f"data.train_files={rows}",
+            f"model.path={model}",
+            f"trainer.default_local_dir={unfinished}",
+            "trainer.total_training_steps=10",
+        ]
+        environment = {**os.environ, "VERL_PLATFORM": "cpu", "VERL_FILE_LOGGER_PATH": str(unfinished / "metrics.jsonl")}
+        done = subprocess.run(command, env=environment, cwd=unfinished, capture_output=True, text=True, timeout=900)
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+        unfinished.rename(folder)
+
+    return train
+
+
+@pytest.fixture(scope="session")
 def warm_model(
-    task: dict[str, Path], smollm2: Path, tmp_path_factory: pytest.TempPathFactory
+    task: dict[str, Path],
+    smollm2: Path,
+    warm_up: Callable[..., None],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[Path, list[float]]:
     """The model after a short supervised warm-up by verl's own SFT trainer, and the loss of each step."""
     pytest.importorskip("verl", reason="needs verl")
@@ -145,25 +171,6 @@ def warm_model(
             warm_up(folder, task["sft"], smollm2)
     losses = [metrics["train/loss"] for metrics in read_metrics(folder / "metrics.jsonl") if "train/loss" in metrics]
     return folder / "global_step_10" / "huggingface", losses
-
-
-def warm_up(folder: Path, rows: Path, model: Path) -> None:
-    """Ten supervised steps; the folder appears when they are done."""
-    unfinished = folder.with_suffix(".unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir()
-    command = [
-        *(sys.executable, "-m", "verl_toolrl.integrations.cpu.sft", "--config-name", "toolrl/quickstart_sft"),
-        f"data.train_files={rows}",
-        f"model.path={model}",
-        f"trainer.default_local_dir={unfinished}",
-        "trainer.total_training_steps=10",
-        "data.max_length=512",
-    ]
-    environment = {**os.environ, "VERL_PLATFORM": "cpu", "VERL_FILE_LOGGER_PATH": str(unfinished / "metrics.jsonl")}
-    done = subprocess.run(command, env=environment, cwd=unfinished, capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    unfinished.rename(folder)
 
 
 @pytest.fixture(scope="session")

@@ -134,9 +134,9 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def warm_up() -> Callable[..., None]:
-    """`warm_up(folder, rows, model)`: ten supervised steps; the folder appears when they are done."""
+    """`warm_up(folder, rows, model, steps=10)`: supervised steps; the folder appears when they are done."""
 
-    def train(folder: Path, rows: Path, model: Path) -> None:
+    def train(folder: Path, rows: Path, model: Path, steps: int = 10) -> None:
         unfinished = folder.with_suffix(".unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir()
@@ -145,7 +145,7 @@ def warm_up() -> Callable[..., None]:
             f"data.train_files={rows}",
             f"model.path={model}",
             f"trainer.default_local_dir={unfinished}",
-            "trainer.total_training_steps=10",
+            f"trainer.total_training_steps={steps}",
         ]
         environment = {**os.environ, "VERL_PLATFORM": "cpu", "VERL_FILE_LOGGER_PATH": str(unfinished / "metrics.jsonl")}
         done = subprocess.run(command, env=environment, cwd=unfinished, capture_output=True, text=True, timeout=900)

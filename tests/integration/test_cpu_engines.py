@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,8 @@ pytest.importorskip("verl", reason="needs verl")
 
 import torch
 from tensordict import TensorDict
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from transformers import LlamaConfig, LlamaForCausalLM
 from verl.utils import tensordict_utils as tu
 from verl.workers.config import FSDPActorConfig, FSDPOptimizerConfig
@@ -100,6 +103,30 @@ def test_a_shared_prompt_is_computed_once_and_gets_no_logits() -> None:
     # A forward pass that is not the engine's gets them all.
     engine._logits_wanted = None
     assert (3, 18, 53) == tuple(engine.module(**inputs, use_cache=False).logits.shape)
+
+
+def test_fsdp_hands_the_blocks_to_attention_that_computes_no_full_square(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = object.__new__(CPUEngineWithLMHead)
+    engine.module = tiny_model()
+    inputs, _ = engine.prepare_model_inputs(micro_batch("response", 1.0))
+    expected = engine.module(**inputs, use_cache=False).logits
+
+    def dense(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("attention under the dense mask")
+
+    monkeypatch.setattr("verl_toolrl.integrations.cpu.attention.sdpa_attention_forward", dense)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
+    try:
+        mesh = init_device_mesh("cpu", (1,))
+        precision = MixedPrecisionPolicy(param_dtype=torch.float32, cast_forward_inputs=True)
+        for layer in engine.module.model.layers:
+            fully_shard(layer, mesh=mesh, mp_policy=precision)
+        fully_shard(engine.module, mesh=mesh, mp_policy=precision)
+        torch.testing.assert_close(engine.module(**inputs, use_cache=False).logits, expected)
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def test_a_row_that_trains_nothing_is_computed_without_harm() -> None:

@@ -6,7 +6,6 @@ What they need not share is said in `integrations/agent_loop.py`: the engine's s
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -44,21 +43,13 @@ def metrics(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line)["data"] for line in path.read_text().splitlines()]
 
 
-def test_two_warm_ups_of_one_seed_have_the_same_loss(files: dict[str, Path], smollm2: Path, tmp_path: Path) -> None:
+def test_two_warm_ups_of_one_seed_have_the_same_loss(
+    files: dict[str, Path], smollm2: Path, warm_up: Callable[..., None], tmp_path: Path
+) -> None:
     losses = []
     for name in ("first", "second"):
-        folder = tmp_path / name
-        folder.mkdir()
-        command = [
-            *(sys.executable, "-m", "verl_toolrl.integrations.cpu.sft", "--config-name", "toolrl/quickstart_sft"),
-            f"data.train_files={files['sft']}",
-            f"model.path={smollm2}",
-            f"trainer.default_local_dir={folder}",
-            "trainer.total_training_steps=2",
-        ]
-        environment = {**os.environ, "VERL_PLATFORM": "cpu", "VERL_FILE_LOGGER_PATH": str(folder / "metrics.jsonl")}
-        subprocess.run(command, env=environment, cwd=folder, check=True, capture_output=True, timeout=900)
-        losses.append([step["train/loss"] for step in metrics(folder / "metrics.jsonl")])
+        warm_up(tmp_path / name, files["sft"], smollm2, steps=2)
+        losses.append([step["train/loss"] for step in metrics(tmp_path / name / "metrics.jsonl")])
     assert len(losses[0]) == 2 and losses[0] == losses[1]
 
 

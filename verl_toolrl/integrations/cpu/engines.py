@@ -147,7 +147,8 @@ class _Packed:
     attention_mask: torch.Tensor
     """`(sequences, 1, length, length)` bool; True where a token (third axis) sees another (fourth).
 
-    Carries the blocks."""
+    It carries the same as blocks, by which attention is computed.
+    """
     row: torch.Tensor
     """`(n,)`: row of the micro batch, for each of the n response tokens of all rows, row by row."""
     sequence: torch.Tensor

@@ -37,6 +37,13 @@ def test_no_question_is_asked_twice_and_kinds_are_balanced() -> None:
     assert {4} == {sum(task.kind == kind for task in TASKS) for kind in {task.kind for task in TASKS}}
 
 
+def test_kinds_are_taken_in_turn() -> None:
+    kinds = ["price", "city_of_who", "stock"]
+    assert kinds * 3 == [task.kind for task in make_tasks(9, seed=1, kinds=kinds)]
+    with pytest.raises(UnknownNameError, match="did you mean 'price'"):
+        make_tasks(1, seed=1, kinds=["prize"])
+
+
 def test_two_of_five_tasks_need_two_calls_whose_second_uses_what_the_first_found() -> None:
     chained = [task for task in TASKS if len(task.calls) == 2]
     assert 16 == len(chained)
@@ -63,6 +70,17 @@ def test_an_expert_gets_the_answer_from_the_tools_alone() -> None:
         assert [(call.name, call.arguments) for call in task.calls] == [(call.name, call.arguments) for call in calls]
         assert all(parse_response(text).well_formed for text in written)
         assert task.answer == parse_response(written[-1]).response
+
+
+def test_an_experts_thoughts_say_what_is_asked_for_and_why_the_next_tool_finds_it() -> None:
+    (task,) = make_tasks(1, seed=1, kinds=["price_of_what"])
+    thoughts = [parse_response(m["content"]).thought for m in experts([task])[0] if m["role"] == "assistant"]
+    day, item = (next(iter(call.arguments.values())) for call in task.calls)
+    assert thoughts == [
+        f"I want the price of an item. {day} is a day: list_events.",
+        f"I want the price of an item. {item} is an item: check_stock.",
+        f"I want the price of an item. It is {task.answer}.",
+    ]
 
 
 def test_an_experts_trajectory_earns_the_most_and_all_of_its_calls_count_as_used() -> None:

@@ -13,7 +13,7 @@ from rich.console import Console
 from verl_toolrl.errors import ConfigError, DatasetError
 from verl_toolrl.evaluation.agent import FIGURES, compare_trajectories, figures_table, read_validation
 from verl_toolrl.launch.quickstart import Quickstart
-from verl_toolrl.launch.quickstart_agent import AgentQuickstart, write_rows
+from verl_toolrl.launch.quickstart_agent import KINDS, ROWS_A_STEP, AgentQuickstart, write_rows
 
 
 def line(prompt: str, *, solved: int, calls: int = 2, worked: int = 2, used: int = 2, unread: int = 0) -> str:
@@ -86,6 +86,8 @@ def test_rows_are_written_for_every_stage_and_by_the_seed(tmp_path: Path) -> Non
         write_rows(tmp_path / name, seed=seed, train=16, sft=8, held_out=10)
     tables = {path.stem: pq.read_table(path) for path in (tmp_path / "a").glob("*.parquet")}
     assert {"train": 16, "sft": 8, "held_out": 10} == {name: table.num_rows for name, table in tables.items()}
+    kinds = [row["extra_info"]["kind"] for row in tables["train"].to_pylist()]
+    assert all(set(KINDS) == set(kinds[at : at + ROWS_A_STEP]) for at in range(0, 16, ROWS_A_STEP))
     assert tables["train"] == pq.read_table(tmp_path / "b" / "train.parquet")
     assert tables["train"] != pq.read_table(tmp_path / "c" / "train.parquet")
 

@@ -91,6 +91,20 @@ def test_partial_success_stays_below_every_solved_trajectory(score: float, expec
     assert expect == pytest.approx(StepToolReward(verifier=lambda trajectory, answer: score)(MIXED).step_rewards[-1])
 
 
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_what_a_wrong_answer_keeps_of_the_reward_for_calls_can_be_chosen(share: float) -> None:
+    reward, useful = StepToolReward(unsolved_share=share), step("find", "code 7731")
+    assert (0.5, 1.0) == pytest.approx(reward(run(useful, answer="7731", truth="7731")).step_rewards)
+    assert (0.5 * share, 0.0) == pytest.approx(reward(run(useful, answer="7731", truth="42")).step_rewards)
+
+
+def test_without_a_share_for_wrong_answers_stopping_early_is_no_better_than_a_second_call_that_fails() -> None:
+    useful, failed = step("find", "code 7731"), step("open", "no such file", Outcome.TOOL_ERROR, code=7731)
+    early, late = run(useful, answer="7731"), run(useful, failed, answer="7731")
+    assert StepToolReward()(early).score > StepToolReward()(late).score
+    assert 0.0 == StepToolReward(unsolved_share=0)(early).score == StepToolReward(unsolved_share=0)(late).score
+
+
 @pytest.mark.parametrize("stop", [StopReason.MAX_STEPS, StopReason.MAX_TOKENS, StopReason.MALFORMED])
 def test_a_trajectory_that_was_cut_off_did_not_answer(stop: StopReason) -> None:
     assert StepToolReward()(run(answer="42", stop=stop)).score == 0.0
@@ -138,6 +152,7 @@ def test_a_configured_reward_pickles() -> None:
         ({"alpha": -1}, ConfigError, "alpha is -1"),
         ({"alpha": math.inf}, ConfigError, "alpha is inf"),
         ({"solved_at": 0}, ConfigError, "solved_at is 0"),
+        ({"unsolved_share": 1.5}, ConfigError, "unsolved_share is 1.5"),
         ({"alpha": 0, "contribution_weight": 0}, ConfigError, "both 0"),
     ],
 )
@@ -178,9 +193,12 @@ trajectories = st.builds(
     st.sampled_from(FACTS),
 )
 ROBUST = st.builds(
-    lambda alpha, bound: StepToolReward(verifier=ExactMatch(contains=True), alpha=alpha, bound=bound, partial=0.1),
+    lambda alpha, bound, unsolved_share: StepToolReward(
+        verifier=ExactMatch(contains=True), alpha=alpha, bound=bound, unsolved_share=unsolved_share, partial=0.1
+    ),
     st.sampled_from([0.0, 0.5, 1.0, 3.0]),
     st.sampled_from([0.1, 0.5, 0.85]),
+    st.sampled_from([0.0, 0.5, 1.0]),
 )
 
 

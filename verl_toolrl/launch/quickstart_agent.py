@@ -35,7 +35,9 @@ if TYPE_CHECKING:
 __all__ = ["AgentQuickstart"]
 
 ROWS_A_STEP = 4
-"""Of GRPO; each is answered eight times."""
+"""Of GRPO; each is answered six times."""
+KINDS = ("price", "city", "price_of_what", "city_of_who")
+"""Of questions: as many as rows in a step, so that each step has one of each and none is forgotten for the others."""
 NAMES = ("after warm-up", "after GRPO")
 
 
@@ -46,7 +48,7 @@ class AgentQuickstart(Quickstart):
     command = "quickstart-agent"
     recipe = "tool_agent/quickstart"
     warm_up_recipe = "tool_agent/quickstart_sft"
-    full = Sizes(seen=128, unseen=0, no_tool=0, warm_up=16, steps=10)
+    full = Sizes(seen=64, unseen=0, no_tool=0, warm_up=10, steps=8)
     small = Sizes(seen=32, unseen=0, no_tool=0, warm_up=12, steps=3)
 
     def stages(self) -> dict[str, Work]:
@@ -152,7 +154,7 @@ def write_rows(folder: Path, *, seed: int, train: int, sft: int, held_out: int) 
     from verl_toolrl.data.office import TOOLSET, expert_messages, make_tasks, rl_row
     from verl_toolrl.toolbox import Toolbox
 
-    tasks = make_tasks(train + sft, seed=seed)
+    tasks = make_tasks(train + sft, seed=seed, kinds=KINDS)
 
     async def conversations() -> list[dict[str, Any]]:
         async with Toolbox.load(TOOLSET) as box:
@@ -162,7 +164,7 @@ def write_rows(folder: Path, *, seed: int, train: int, sft: int, held_out: int) 
         "train": [rl_row(task, index=index, split="train") for index, task in enumerate(tasks[:train])],
         "held_out": [
             rl_row(task, index=index, split="held_out")
-            for index, task in enumerate(make_tasks(held_out, seed=seed, split="held_out"))
+            for index, task in enumerate(make_tasks(held_out, seed=seed, split="held_out", kinds=KINDS))
         ],
         "sft": asyncio.run(conversations()),
     }

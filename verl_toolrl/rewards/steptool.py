@@ -17,8 +17,9 @@ the task done). A trajectory has steps 0 .. T-1, the last one answers. The modes
     not, and a configuration without `bound < (1 - partial) * solved_weight` is refused.
 A repetition is the same tool with the same arguments: a retry or a "next page" without arguments earns no intermediate
 reward, IsSolved pays for it. The last promise holds for the undiscounted sum; with gamma < 1 a step keep
-`bound + partial < gamma ** (T - 1)`, at `solved_weight` 1. SuccCalling and Contribution share a useful call's reward by
-their weights. `paper` and `released` can be farmed by calling more.
+`bound + partial < gamma ** (T - 1)`, at `solved_weight` 1. An unsolved trajectory keeps `unsolved_share` of its
+intermediate rewards. SuccCalling and Contribution share a useful call's reward by their weights. `paper` and `released`
+can be farmed by calling more.
 
 A trajectory that a failure of infrastructure decided has no reward: `valid` is False, all rewards are 0, keep it out of
 the gradient.
@@ -119,6 +120,10 @@ class StepToolReward:
     """Least ratio of the authors' rule."""
     bound: float = 0.5
     """Most that the intermediate rewards of a `robust` trajectory sum to."""
+    unsolved_share: float = 1.0
+    """Share of its intermediate rewards that a `robust` trajectory keeps without being solved, from 0 to 1. Below 1 one
+    useful call and a wrong answer is worth less: a safe half where the next call often fails, so that a policy may
+    learn to stop before it."""
     partial: float = 0.25
     """Most that IsSolved is worth in `robust` below `solved_at`, for verifiers with values between 0 and 1."""
     solved_at: float = 1.0
@@ -139,6 +144,8 @@ class StepToolReward:
                 raise ConfigError(f"steptool: {name} is {value}, wanted a finite number of at least 0")
         if self.mode == "robust" and not self.alpha + self.contribution_weight > 0:
             raise ConfigError("steptool: alpha and contribution_weight are both 0, so nothing shares the bound")
+        if not 0 <= self.unsolved_share <= 1:
+            raise ConfigError(f"steptool: unsolved_share is {self.unsolved_share}, wanted a value from 0 to 1")
         if not 0 < self.solved_at <= 1:
             raise ConfigError(f"steptool: solved_at is {self.solved_at}, wanted a value in (0, 1]")
         if self.mode == "robust" and not self.bound + self.partial * self.solved_weight < self.solved_weight:
@@ -170,12 +177,14 @@ class StepToolReward:
             used = contributing(contents, answer, threshold=self.threshold, any_form=self.mode == "paper")
         else:
             used = [use.used for use in used_calls(trajectory, tried, success, answer)]
-        final = self.solved_weight * solved
         if self.mode == "robust":
-            shares = self._robust(tried, used, sum(unparsed))
-            final = self.solved_weight * (1.0 if solved >= self.solved_at else self.partial * solved)
+            bound, final = self.bound, self.solved_weight
+            if solved < self.solved_at:
+                bound, final = bound * self.unsolved_share, final * self.partial * solved
+            shares = self._robust(tried, used, sum(unparsed), bound)
         elif self.mode == "paper":
             shares = _means(tried, success, used, unparsed, (self.alpha, self.contribution_weight))
+            final = self.solved_weight * solved
         else:
             shares, final = _means(tried, success, used, [0] * len(steps), (0.5, 0.5)), solved
         keys = [call_key(attempt.call) for made in tried for attempt in made]
@@ -212,10 +221,10 @@ class StepToolReward:
         return self.success(attempt.call, attempt.result)
 
     def _robust(
-        self, tried: Sequence[Sequence[Attempt]], used: Sequence[bool], unparsed: int
+        self, tried: Sequence[Sequence[Attempt]], used: Sequence[bool], unparsed: int, bound: float
     ) -> list[tuple[float, float]]:
         """Shares of SuccCalling and Contribution a step; a call that could not be read counts as a call."""
-        each = self.bound / max(len(used) + unparsed, 1)
+        each = bound / max(len(used) + unparsed, 1)
         succ = self.alpha / (self.alpha + self.contribution_weight)
         shares, at = [], 0
         for made in tried:

@@ -48,7 +48,7 @@ class AgentQuickstart(Quickstart):
     command = "quickstart-agent"
     recipe = "tool_agent/quickstart"
     warm_up_recipe = "tool_agent/quickstart_sft"
-    full = Sizes(seen=64, unseen=0, no_tool=0, warm_up=10, steps=8)
+    full = Sizes(seen=64, unseen=0, no_tool=0, warm_up=14, steps=7)
     small = Sizes(seen=32, unseen=0, no_tool=0, warm_up=12, steps=3)
 
     def stages(self) -> dict[str, Work]:

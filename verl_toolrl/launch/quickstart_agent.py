@@ -34,10 +34,10 @@ if TYPE_CHECKING:
 
 __all__ = ["AgentQuickstart"]
 
-ROWS_A_STEP = 4
-"""Of GRPO; each is answered six times."""
 KINDS = ("price", "city", "price_of_what", "city_of_who")
-"""Of questions: as many as rows in a step, so that each step has one of each and none is forgotten for the others."""
+"""Of questions."""
+ROWS_A_STEP = len(KINDS)
+"""Of GRPO, one of each kind, so that none is forgotten for the others; each is answered six times."""
 NAMES = ("after warm-up", "after GRPO")
 
 

@@ -14,12 +14,12 @@ the task done). A trajectory has steps 0 .. T-1, the last one answers. The modes
   - a repeated or unused call never raises the return: it adds nothing to the sum and enlarges the divisor;
   - intermediate rewards lie in [0, bound], however many calls there are;
   - every solved trajectory beats every unsolved one: IS is `solved_weight` when solved and at most `partial` of it when
-    not, and a configuration without `bound < (1 - partial) * solved_weight` is refused.
+    not, and a configuration without `bound * unsolved_share < (1 - partial) * solved_weight` is refused.
 A repetition is the same tool with the same arguments: a retry or a "next page" without arguments earns no intermediate
 reward, IsSolved pays for it. The last promise holds for the undiscounted sum; with gamma < 1 a step keep
-`bound + partial < gamma ** (T - 1)`, at `solved_weight` 1. An unsolved trajectory keeps `unsolved_share` of its
-intermediate rewards. SuccCalling and Contribution share a useful call's reward by their weights. `paper` and `released`
-can be farmed by calling more.
+`bound * unsolved_share + partial < gamma ** (T - 1)`, at `solved_weight` 1. An unsolved trajectory keeps
+`unsolved_share` of its intermediate rewards. SuccCalling and Contribution share a useful call's reward by their
+weights. `paper` and `released` can be farmed by calling more.
 
 A trajectory that a failure of infrastructure decided has no reward: `valid` is False, all rewards are 0, keep it out of
 the gradient.
@@ -121,9 +121,8 @@ class StepToolReward:
     bound: float = 0.5
     """Most that the intermediate rewards of a `robust` trajectory sum to."""
     unsolved_share: float = 1.0
-    """Share of its intermediate rewards that a `robust` trajectory keeps without being solved, from 0 to 1. Below 1 one
-    useful call and a wrong answer is worth less: a safe half where the next call often fails, so that a policy may
-    learn to stop before it."""
+    """Share of its intermediate rewards that an unsolved `robust` trajectory keeps, from 0 to 1. At 1 one useful call and
+    a wrong answer earns `bound`, twice as much as with a second call that fails: a reason to stop early."""
     partial: float = 0.25
     """Most that IsSolved is worth in `robust` below `solved_at`, for verifiers with values between 0 and 1."""
     solved_at: float = 1.0
@@ -148,10 +147,12 @@ class StepToolReward:
             raise ConfigError(f"steptool: unsolved_share is {self.unsolved_share}, wanted a value from 0 to 1")
         if not 0 < self.solved_at <= 1:
             raise ConfigError(f"steptool: solved_at is {self.solved_at}, wanted a value in (0, 1]")
-        if self.mode == "robust" and not self.bound + self.partial * self.solved_weight < self.solved_weight:
+        unsolved = self.bound * self.unsolved_share + self.partial * self.solved_weight
+        if self.mode == "robust" and not unsolved < self.solved_weight:
             raise ConfigError(
-                f"steptool: bound {self.bound} + partial {self.partial} * solved_weight {self.solved_weight} must be "
-                "less than solved_weight, or an unsolved trajectory could beat a solved one"
+                f"steptool: bound {self.bound} * unsolved_share {self.unsolved_share} + partial {self.partial} * "
+                f"solved_weight {self.solved_weight} must be less than solved_weight, or an unsolved trajectory could "
+                "beat a solved one"
             )
         object.__setattr__(self, "verifier", make_verifier(self.verifier))
 

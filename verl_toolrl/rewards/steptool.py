@@ -121,8 +121,8 @@ class StepToolReward:
     bound: float = 0.5
     """Most that the intermediate rewards of a `robust` trajectory sum to."""
     unsolved_share: float = 1.0
-    """Share of its intermediate rewards that an unsolved `robust` trajectory keeps, from 0 to 1. At 1 one useful call and
-    a wrong answer earns `bound`, twice as much as with a second call that fails: a reason to stop early."""
+    """Share of its intermediate rewards that an unsolved `robust` trajectory keeps, from 0 to 1. At 1 one useful call
+    and a wrong answer earns `bound`, twice as much as with a second call that fails: a reason to stop early."""
     partial: float = 0.25
     """Most that IsSolved is worth in `robust` below `solved_at`, for verifiers with values between 0 and 1."""
     solved_at: float = 1.0

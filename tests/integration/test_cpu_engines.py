@@ -23,6 +23,7 @@ from verl.workers.config import FSDPActorConfig, FSDPOptimizerConfig
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 from verl.workers.utils.losses import ppo_loss
 
+from verl_toolrl.integrations.cpu.attention import _by_products
 from verl_toolrl.integrations.cpu.engines import CPUEngineWithLMHead
 
 PROMPTS, RESPONSES = (5, 3, 9, 5, 5), (4, 6, 1, 7, 2)
@@ -127,6 +128,42 @@ def test_fsdp_hands_the_blocks_to_attention_that_computes_no_full_square(
         torch.testing.assert_close(engine.module(**inputs, use_cache=False).logits, expected)
     finally:
         torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_attention_by_products_is_scaled_dot_product_attention(causal: bool) -> None:
+    mask = None if causal else torch.ones(40, 60, dtype=torch.bool).tril(20)
+
+    def attend(function: Callable[..., torch.Tensor], dtype: torch.dtype) -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        keys = 40 if causal else 60
+        query, key, value = (torch.randn(1, 3, n, 64).to(dtype).requires_grad_() for n in (40, keys, keys))
+        output = function(query, key, value, attn_mask=mask, is_causal=causal, scale=0.1)
+        output.square().sum().backward()
+        return [output, query.grad, key.grad, value.grad]
+
+    theirs = torch.nn.functional.scaled_dot_product_attention
+    for actual, expected in zip(attend(_by_products, torch.float32), attend(theirs, torch.float32)):
+        torch.testing.assert_close(actual, expected)
+    # In bfloat16, which it is for, it rounds the scores too: output and gradients were 1.2 to 1.7 times as far off.
+    for actual, peer, truth in zip(
+        attend(_by_products, torch.bfloat16), attend(theirs, torch.bfloat16), attend(theirs, torch.float32)
+    ):
+        assert (actual - truth).abs().mean() <= 2 * (peer - truth).abs().mean()
+
+
+def test_a_shared_prompt_in_bfloat16_takes_the_path_of_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = object.__new__(CPUEngineWithLMHead)
+    engine.module = tiny_model()
+    inputs, _ = engine.prepare_model_inputs(micro_batch("response", 1.0))
+    expected = engine.module(**inputs, use_cache=False).logits
+
+    def torchs_own(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("torch's kernel in bfloat16")
+
+    monkeypatch.setattr("torch.nn.functional.scaled_dot_product_attention", torchs_own)
+    actual = engine.module.bfloat16()(**inputs, use_cache=False).logits
+    torch.testing.assert_close(actual.float(), expected, atol=0.02, rtol=0.05)
 
 
 def test_a_row_that_trains_nothing_is_computed_without_harm() -> None:

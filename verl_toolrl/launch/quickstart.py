@@ -41,7 +41,7 @@ __all__ = ["FAST", "FULL", "WARM_UP_ROWS", "Quickstart", "curve", "link", "small
 HELD_OUT = ("seen", "unseen", "no_tool")
 """Files of held-out rows: tools that training has shown, tools that it has not, and no tool that fits."""
 
-FULL = Sizes(seen=256, unseen=64, no_tool=32, warm_up=20, steps=24)
+FULL = Sizes(seen=256, unseen=64, no_tool=32, warm_up=20, steps=48)
 FAST = Sizes(seen=32, unseen=16, no_tool=8, warm_up=12, steps=4)
 ROWS_A_STEP = 8
 """Of GRPO; each is answered four times."""

@@ -8,10 +8,10 @@ Chosen by `VERL_PLATFORM=cpu` alone. Ray's resource pool counts only GPUs and NP
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 from collections.abc import Iterator
 from types import ModuleType
+import ctypes
 from typing import Any
 
 import torch

@@ -77,18 +77,13 @@ def test_the_log_has_the_same_reward_keys_for_every_step(grpo: tuple[Path, list[
     assert keys[0] == keys[1] and "reward/correctness/mean" in keys[0]
 
 
-def test_engine_and_trainer_agree_on_the_probabilities(grpo: tuple[Path, list[dict[str, Any]]]) -> None:
-    """Otherwise training would not be on-policy: weights that did not arrive show here at once.
-
-    In bfloat16 single tokens differ by tenths, as each side rounds where the other does not: of 48 steps the median
-    correlation was 0.9989, the lowest 0.975.
-    """
-    from verl_toolrl.integrations.cpu.precision import fast_dtype
-
-    correlation = 0.999 if fast_dtype() == "float32" else 0.95
+def test_engine_and_trainer_agree_on_the_probabilities(
+    grpo: tuple[Path, list[dict[str, Any]]], least_correlation: float
+) -> None:
+    """Otherwise training would not be on-policy: weights that did not arrive show here at once."""
     for step in (step for step in grpo[1] if step["step"] > 0):
         assert step["training/rollout_probs_diff_mean"] <= 0.01
-        assert step["training/rollout_actor_probs_pearson_corr"] >= correlation
+        assert step["training/rollout_actor_probs_pearson_corr"] >= least_correlation
 
 
 def test_validation_reports_the_components(grpo: tuple[Path, list[dict[str, Any]]]) -> None:

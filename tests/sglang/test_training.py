@@ -53,7 +53,7 @@ def warm_model(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "global_step_16" / "huggingface"
 
 
-def test_several_turns_with_tools_run_on_sglang(warm_model: Path, tmp_path: Path) -> None:
+def test_several_turns_with_tools_run_on_sglang(warm_model: Path, least_correlation: float, tmp_path: Path) -> None:
     """The same loop as on vLLM: calls are answered, and the trainer reads what SGLang wrote, token for token."""
     rows = warm_model.parents[1]
     (step,) = run(
@@ -73,11 +73,11 @@ def test_several_turns_with_tools_run_on_sglang(warm_model: Path, tmp_path: Path
     assert step["reward/seen/successful_calls/mean"] > 0.1 and step["reward/seen/steps/mean"] > 1.2
     assert (16, 0) == (step["rollout/audited"], step["rollout/audit_problems"])
     assert step["training/rollout_probs_diff_mean"] <= 0.01
-    assert step["training/rollout_actor_probs_pearson_corr"] >= 0.999
+    assert step["training/rollout_actor_probs_pearson_corr"] >= least_correlation
 
 
 def test_grpo_trains_with_sglang_and_its_weights_follow(
-    smollm2: Path, sample_rows: Callable[..., list[dict[str, str]]], tmp_path: Path
+    smollm2: Path, sample_rows: Callable[..., list[dict[str, str]]], least_correlation: float, tmp_path: Path
 ) -> None:
     rows = [rl_row(row, index=index) for index, row in enumerate(sample_rows(8, seed=3))]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
@@ -101,4 +101,4 @@ def test_grpo_trains_with_sglang_and_its_weights_follow(
     for step in steps:
         assert step["actor/grad_norm"] > 0
         assert step["training/rollout_probs_diff_mean"] <= 0.01
-        assert step["training/rollout_actor_probs_pearson_corr"] >= 0.999
+        assert step["training/rollout_actor_probs_pearson_corr"] >= least_correlation

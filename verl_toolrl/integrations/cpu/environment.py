@@ -20,7 +20,7 @@ def settings() -> dict[str, str]:
     Memory: glibc returns a large tensor to the kernel when it is freed and faults it in again, page by page: half a
     million faults a step. Up to 32 MB, the most that glibc takes, they stay in one heap of huge pages. Larger ones are
     mapped each by itself: kept as well, they were a sixth faster but left holes that no other length filled, and the
-    trainer's memory went from 7 to 14 GB within nine steps of long trajectories.
+    trainer's memory went from 9 to 14 GB within nine steps of long trajectories.
     """
     return {
         "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0))),

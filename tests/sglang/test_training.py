@@ -66,7 +66,7 @@ def test_several_turns_with_tools_run_on_sglang(warm_model: Path, least_correlat
         "actor_rollout_ref.actor.ppo_mini_batch_size=4",
         "actor_rollout_ref.rollout.n=4",
         # Every trajectory is compared with a rendering of the whole conversation.
-        "actor_rollout_ref.rollout.custom.toolrl.audit_every=1",
+        "+actor_rollout_ref.rollout.custom.toolrl.audit_every=1",
         "trainer.total_training_steps=1",
     )
     # 0.42 and 1.70 with vLLM over 64 trajectories, after as many conversations in half as many steps.

@@ -97,6 +97,12 @@ def test_a_malformed_override_is_one_sentence(override: str, message: str) -> No
 
 
 @needs_verl
+def test_an_unknown_key_is_named_where_a_choice_is_part_of_its_name() -> None:
+    with pytest.raises(ConfigError, match="no configuration key 'actor_rollout_ref.rollout.mm'"):
+        compose(find_recipe("toolrl/quickstart"), ["rollout=sglang", "actor_rollout_ref.rollout.mm=4"])
+
+
+@needs_verl
 def test_a_recipe_of_ones_own_is_composed_from_its_path(tmp_path: Path) -> None:
     mine = tmp_path / "mine.yaml"
     mine.write_text("defaults: [/toolrl/quickstart, _self_]\ntrainer: {experiment_name: mine}\n")

@@ -259,7 +259,8 @@ def _explain(err: Exception, recipe: Recipe, overrides: list[str]) -> str:
     text = re.sub(r"Error merging override (\S+) .*?(?=[A-Z])", r"\1: ", text)
     text = re.split(r" full_key:| Config search path:", text)[0]
     if "not in struct" in str(err) or "not in struct" in str(err.__cause__):
-        key = next((key for key in map(override_key, overrides) if key in text), "")
+        # `rollout=sglang` is part of the text where `actor_rollout_ref.rollout.n=4` is meant.
+        key = max((key for key in map(override_key, overrides) if key in text), key=len, default="")
         if key:
             guess = nearest(key, set(_keys(compose(recipe, []).config)))
             return f"no configuration key {key!r}{guess or f'; a new key is added with +{key}=...'}"

@@ -32,7 +32,7 @@ def test_the_full_form_measures_256_rows_with_calls_and_the_fast_one_less_of_eve
 
 
 def test_steps_replace_those_of_either_form() -> None:
-    assert (24, 4, 3) == (
+    assert (48, 4, 3) == (
         Quickstart.choose().sizes.steps,
         Quickstart.choose(fast=True).sizes.steps,
         Quickstart.choose(steps=3, fast=True).sizes.steps,
@@ -61,7 +61,7 @@ def test_resume_takes_the_settings_of_the_start(tmp_path: Path) -> None:
     ("given", "message"),
     [
         ({"seed": 2}, "--seed 5, not 2"),
-        ({"steps": 9}, "--steps 24, not 9"),
+        ({"steps": 9}, "--steps 48, not 9"),
         ({"fast": True}, "--fast False, not True"),
     ],
 )

@@ -53,7 +53,7 @@ def warm_model(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "global_step_16" / "huggingface"
 
 
-def test_several_turns_with_tools_run_on_sglang(warm_model: Path, least_correlation: float, tmp_path: Path) -> None:
+def test_several_turns_with_tools_run_on_sglang(warm_model: Path, tmp_path: Path) -> None:
     """The same loop as on vLLM: calls are answered, and the trainer reads what SGLang wrote, token for token."""
     rows = warm_model.parents[1]
     (step,) = run(
@@ -67,13 +67,15 @@ def test_several_turns_with_tools_run_on_sglang(warm_model: Path, least_correlat
         "actor_rollout_ref.rollout.n=4",
         # Every trajectory is compared with a rendering of the whole conversation.
         "+actor_rollout_ref.rollout.custom.toolrl.audit_every=1",
+        # In bfloat16 SGLang and the trainer differed by 0.015 on average here, vLLM and the trainer by 0.004 at most.
+        "launch.dtype=float32",
         "trainer.total_training_steps=1",
     )
     # 0.42 and 1.70 with vLLM over 64 trajectories, after as many conversations in half as many steps.
     assert step["reward/seen/successful_calls/mean"] > 0.1 and step["reward/seen/steps/mean"] > 1.2
     assert (16, 0) == (step["rollout/audited"], step["rollout/audit_problems"])
     assert step["training/rollout_probs_diff_mean"] <= 0.01
-    assert step["training/rollout_actor_probs_pearson_corr"] >= least_correlation
+    assert step["training/rollout_actor_probs_pearson_corr"] >= 0.999
 
 
 def test_grpo_trains_with_sglang_and_its_weights_follow(

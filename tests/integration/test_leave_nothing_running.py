@@ -190,6 +190,15 @@ def wait_for(condition: Callable[[], object], output: Path, *, what: Callable[[]
         time.sleep(0.1)
 
 
+@pytest.fixture(autouse=True)
+def signals_of_a_terminal() -> Iterator[None]:
+    """Tests that were started with `nohup` or `&` hand ignored signals on, and a launcher keeps to them."""
+    before = {each: signal.signal(each, signal.SIG_DFL) for each in (signal.SIGINT, signal.SIGHUP)}
+    yield
+    for each, handler in before.items():
+        signal.signal(each, handler)
+
+
 @pytest.fixture
 def stand_in(tmp_path: Path) -> Iterator[StandIn]:
     tree = StandIn(tmp_path)

@@ -84,6 +84,18 @@ def run(engine_class: type[FSDPEngineWithLMHead], data: TensorDict) -> tuple[tor
     return log_probs.detach(), entropy.detach(), gradient
 
 
+def prepared() -> tuple[CPUEngineWithLMHead, dict[str, Any]]:
+    """An engine with the tiny model, and that model's inputs for one micro batch."""
+    engine = object.__new__(CPUEngineWithLMHead)
+    engine.module = tiny_model()
+    inputs, _ = engine.prepare_model_inputs(micro_batch("response", 1.0))
+    return engine, inputs
+
+
+def forbidden(*args: Any, **kwargs: Any) -> None:
+    raise AssertionError("the slow form of attention")
+
+
 @pytest.mark.parametrize("mask", ["response", "whole sequence"])
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_response_log_probs_entropy_and_gradient_equal_those_of_verls_engine(mask: str, temperature: float) -> None:
@@ -94,9 +106,7 @@ def test_response_log_probs_entropy_and_gradient_equal_those_of_verls_engine(mas
 
 
 def test_a_shared_prompt_is_computed_once_and_gets_no_logits() -> None:
-    engine = object.__new__(CPUEngineWithLMHead)
-    engine.module = tiny_model()
-    inputs, _ = engine.prepare_model_inputs(micro_batch("response", 1.0))
+    engine, inputs = prepared()
     # Three sequences: the group with 5 + 4 + 7 + 2 tokens, and rows of 9 and 10.
     assert (3, 18) == tuple(inputs["input_ids"].shape)
     logits = engine.module(**inputs, use_cache=False).logits
@@ -109,15 +119,10 @@ def test_a_shared_prompt_is_computed_once_and_gets_no_logits() -> None:
 def test_fsdp_hands_the_blocks_to_attention_that_computes_no_full_square(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = object.__new__(CPUEngineWithLMHead)
-    engine.module = tiny_model()
-    inputs, _ = engine.prepare_model_inputs(micro_batch("response", 1.0))
+    engine, inputs = prepared()
     expected = engine.module(**inputs, use_cache=False).logits
 
-    def dense(*args: Any, **kwargs: Any) -> None:
-        raise AssertionError("attention under the dense mask")
-
-    monkeypatch.setattr("verl_toolrl.integrations.cpu.attention.sdpa_attention_forward", dense)
+    monkeypatch.setattr("verl_toolrl.integrations.cpu.attention.sdpa_attention_forward", forbidden)
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
     try:
         mesh = init_device_mesh("cpu", (1,))
@@ -153,15 +158,10 @@ def test_attention_by_products_is_scaled_dot_product_attention(causal: bool) -> 
 
 
 def test_a_shared_prompt_in_bfloat16_takes_the_path_of_products(monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = object.__new__(CPUEngineWithLMHead)
-    engine.module = tiny_model()
-    inputs, _ = engine.prepare_model_inputs(micro_batch("response", 1.0))
+    engine, inputs = prepared()
     expected = engine.module(**inputs, use_cache=False).logits
 
-    def torchs_own(*args: Any, **kwargs: Any) -> None:
-        raise AssertionError("torch's kernel in bfloat16")
-
-    monkeypatch.setattr("torch.nn.functional.scaled_dot_product_attention", torchs_own)
+    monkeypatch.setattr("torch.nn.functional.scaled_dot_product_attention", forbidden)
     actual = engine.module.bfloat16()(**inputs, use_cache=False).logits
     torch.testing.assert_close(actual.float(), expected, atol=0.02, rtol=0.05)
 

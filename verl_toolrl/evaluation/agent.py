@@ -111,7 +111,8 @@ def figures_table(found: SetDifference, *, title: str, before: str = "before", a
         better = -each.difference if name in ("wrong calls", "needless calls") else each.difference
         clear = each.low > 0 or each.high < 0
         colour = "default" if not clear or name in ("calls", "steps") else "green" if better > 0 else "red"
-        ends = " to ".join(signed.format(scale * end) for end in (each.low, each.high))
+        # Without the unit: with it the table is wider than 80 columns, and the interval would be cut.
+        ends = " to ".join(signed.removesuffix(" %").format(scale * end) for end in (each.low, each.high))
         table.add_row(
             name,
             form.format(scale * each.before),

@@ -73,7 +73,7 @@ def test_a_prompt_that_stands_twice_is_refused(tmp_path: Path) -> None:
 def test_the_table_shows_every_figure_with_its_interval(tmp_path: Path) -> None:
     before = read_validation(validation(tmp_path / "0.jsonl", *(line(row, solved=0) for row in "abcd")))
     after = read_validation(validation(tmp_path / "9.jsonl", *(line(row, solved=1, used=1) for row in "abcd")))
-    console = Console(width=90)
+    console = Console(width=80)
     with console.capture() as captured:
         console.print(figures_table(compare_trajectories(before, after), title="rows"))
     text = captured.get()

@@ -101,7 +101,8 @@ def figures_table(found: SetDifference, *, title: str, before: str = "before", a
     from rich import box
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    # No edges: with them the intervals are cut at 80 columns.
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for column in ("a trajectory", before, after, "difference", "95 % interval"):
         table.add_column(column, justify="left" if column == "a trajectory" else "right", no_wrap=True)
     for name, each in found.metrics.items():
@@ -111,8 +112,7 @@ def figures_table(found: SetDifference, *, title: str, before: str = "before", a
         better = -each.difference if name in ("wrong calls", "needless calls") else each.difference
         clear = each.low > 0 or each.high < 0
         colour = "default" if not clear or name in ("calls", "steps") else "green" if better > 0 else "red"
-        # Without the unit: with it the table is wider than 80 columns, and the interval would be cut.
-        ends = " to ".join(signed.removesuffix(" %").format(scale * end) for end in (each.low, each.high))
+        ends = " to ".join(signed.format(scale * end) for end in (each.low, each.high))
         table.add_row(
             name,
             form.format(scale * each.before),

@@ -340,6 +340,7 @@ class WorkerDict:
 @ray.remote(num_cpus=0)
 class TaskRunnerV1:
     def run(self):
+        open(notes + ".running", "w").close()
         time.sleep(600)
 
 worker, runner = WorkerDict.remote(), TaskRunnerV1.remote()
@@ -349,6 +350,8 @@ for name, who in (("worker", ray.get(worker.pid.remote())), ("trainer", (os.getp
         file.write(f"{name} {who[0]} {who[1]}\\n")
 with open(notes + ".session", "w") as file:
     file.write(context.address_info["session_dir"])
+while not os.path.exists(notes + ".running"):
+    time.sleep(0.05)
 with open(os.environ["VERL_FILE_LOGGER_PATH"], "w") as file:
     file.write(json.dumps({"step": 1, "data": {"training/global_step": 1}}) + "\\n")
 if mode == "crash":
@@ -410,9 +413,11 @@ def test_nothing_of_the_runs_own_ray_cluster_is_left(ray_run: RayRun, end: str) 
     session = ray_run.session
     worker = ray_run.members()["worker"]
     if end in ("raylet killed", "actor killed"):
-        time.sleep(3)  # the keeper looks once a second
         raylet = next(pid for pid, line in processes_of(session).items() if "/raylet " in line)
-        os.kill(raylet if end == "raylet killed" else worker[0], signal.SIGKILL)
+        victim = raylet if end == "raylet killed" else worker[0]
+        # The keeper looks once a second, later where the machine is busy; what it never saw it cannot miss.
+        wait_for(lambda: victim in ray_run.watched(), ray_run.output)
+        os.kill(victim, signal.SIGKILL)
     elif end == "launcher killed":
         launcher.kill()
     elif end == "ctrl-c":

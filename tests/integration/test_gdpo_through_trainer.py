@@ -24,6 +24,7 @@ from verl.trainer.ppo.v1 import get_trainer_cls
 from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 
 from verl_toolrl.credit import gdpo_advantages
+from verl_toolrl.integrations.lost_sessions import take_lost
 from verl_toolrl.integrations.reward_info import reward_info
 from verl_toolrl.rewards import Reward
 from verl_toolrl.rewards.watch import Watcher
@@ -172,3 +173,22 @@ def test_a_step_reads_what_is_large_once(queue: None, monkeypatch: pytest.Monkey
     assert sorted(last) == sorted(read)
     made._compute_advantage(batch, {})  # the next step keeps nothing of this one
     assert 2 * len(last) == len(read)
+
+
+@ray.remote(num_cpus=0)
+class RewardWorker:
+    """A process in which nobody has attached TransferQueue, as verl's reward workers are."""
+
+    async def report(self) -> None:
+        from verl_toolrl.integrations.lost_sessions import reported_reward_errors
+
+        async with reported_reward_errors({"uid": "u", "session_id": 1, "global_steps": 3}):
+            raise KeyError("answer")
+
+
+def test_a_mistake_in_a_reward_reaches_the_trainer_from_the_rewards_own_process(queue: None) -> None:
+    with pytest.raises(KeyError):
+        ray.get(RewardWorker.remote().report.remote())
+    assert {"u_1": ("the reward raised KeyError: 'answer'", "author")} == {
+        session: (tag["reason"], tag["kind"]) for session, tag in take_lost().items()
+    }

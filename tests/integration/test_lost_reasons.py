@@ -12,8 +12,13 @@ import pytest
 
 pytest.importorskip("verl", reason="needs verl")
 
+import numpy as np
+import torch
 from omegaconf import DictConfig, OmegaConf
+from tensordict import TensorDict
+from verl import DataProto
 from verl.experimental.agent_loop.agent_loop import DictConfigWrap
+from verl.experimental.reward_loop.reward_manager import get_reward_manager_cls
 
 from verl_toolrl.errors import AuthorError, ConfigError, DatasetError, InfrastructureError
 from verl_toolrl.integrations import lost_sessions, rollout_loops
@@ -142,3 +147,41 @@ def test_an_authors_mistake_that_only_a_session_shows_stops_the_trainer_with_its
     assert ("u_0", 3, AUTHOR) == (session, step, reported)
     with pytest.raises(AuthorError, match=f"session u_0 of step 3: {kind.__name__}: .*{text}"):
         LostShare((4, 2), 1.0).stop_at_mistake({session: {"reason": reason, "global_steps": step, "kind": reported}})
+
+
+REWARD_ERRORS = [
+    pytest.param("ground_truth['answer']", "TypeError", AUTHOR, id="its code, another type"),
+    pytest.param("{}['answer']", "KeyError", AUTHOR, id="its code, a key"),
+    pytest.param("float('nan')", "AnswerError", AUTHOR, id="an answer that is no number"),
+    pytest.param("open('/no/such/file')", "FileNotFoundError", "infrastructure", id="a file system"),
+    pytest.param("judge()", "ConnectError", "infrastructure", id="an HTTP client"),
+]
+
+
+@pytest.mark.parametrize(("expression", "name", "kind"), REWARD_ERRORS)
+def test_what_a_reward_raises_is_its_authors_mistake_or_a_fault_of_what_it_asks(
+    reports: Reports, tmp_path: Path, expression: str, name: str, kind: str
+) -> None:
+    (tmp_path / "own.py").write_text(
+        "def judge():\n    import httpx\n    httpx.get('http://127.0.0.1:9/')\n"
+        f"def score(*, response, ground_truth):\n    return {expression}\n"
+    )
+    cfg = OmegaConf.create(
+        {
+            "reward": {"reward_kwargs": {"reward": f"{tmp_path / 'own.py'}:score"}},
+            "actor_rollout_ref": {"actor": {"optim": {"total_training_steps": 4}}},
+        }
+    )
+    row = {"reward_model": {"ground_truth": "x"}, "global_steps": 3, "uid": "u", "session_id": 1, "response_len": 0}
+    data = DataProto(
+        batch=TensorDict({"responses": torch.zeros(1, 1, dtype=torch.int64)}, batch_size=1),
+        non_tensor_batch={key: np.fromiter([value], dtype=object, count=1) for key, value in row.items()},
+    )
+    manager = get_reward_manager_cls("toolrl")(config=cfg, tokenizer=SimpleNamespace(decode=lambda *_, **__: ""))
+
+    async def scored() -> list[Any]:
+        return await asyncio.gather(manager.run_single(data), return_exceptions=True)
+
+    assert [name] == [type(error).__name__ for error in asyncio.run(scored())]
+    ((session, reason, step, reported),) = reports
+    assert ("u_1", 3, kind) == (session, step, reported) and reason.startswith(f"the reward raised {name}: ")

@@ -86,6 +86,9 @@ def trajectory(trajectory):
 def tools(response, tools):
     return float([tool["name"] for tool in tools] == ["f"])
 
+def exact(response, ground_truth):
+    return float(response == ground_truth)
+
 def unsteady(response, ground_truth):
     return {"a": 1.0} if "get" in ground_truth else 1.0
 """
@@ -109,6 +112,16 @@ def test_the_reward_is_given_the_tools_of_the_row(tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(OWN)
     made = parquet(tmp_path / "x.parquet", [row(tools='[{"name": "f"}]')])
     assert 1 == check_files([made], make_reward(f"{tmp_path / 'own.py'}:tools"))
+
+
+def test_a_ground_truth_of_the_users_own_form_is_said_once_a_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "own.py").write_text(OWN)
+    rows = [row(index, reward_model={"style": "rule", "ground_truth": '{"answer": 42}'}) for index in range(3)]
+    assert 3 == check_files([parquet(tmp_path / "x.parquet", rows)], make_reward(f"{tmp_path / 'own.py'}:exact"))
+    said = capsys.readouterr().out
+    assert 1 == said.count("x.parquet: row 0: the ground truth is no calls") == said.count("\n")
 
 
 def test_remote_files_are_left_to_verl() -> None:

@@ -282,3 +282,14 @@ def test_groups_that_teach_nothing_are_counted() -> None:
     # The same keys where nothing can be compared.
     assert {"groups/count": 1.0, "groups/zero_variance": 0.0, "groups/lone": 1.0} == group_metrics([("a", 1.0)])
     assert {"groups/count": 0.0, "groups/zero_variance": 0.0, "groups/lone": 0.0} == group_metrics([])
+
+
+@pytest.mark.parametrize(
+    "truth", ['{"answer": 42}', "[1, 2]", '["Paris"]', 42, 3.5, {"target": 24}, '{"name": "f"}'], ids=repr
+)
+def test_a_ground_truth_that_is_no_calls_compares_with_nothing(truth: Any) -> None:
+    numbers = Watcher()(response=text(PARIS), ground_truth=truth, tools=TOOLS)
+    assert WATCHED == tuple(numbers)
+    assert {"layout": 1.0, "calls/count": 1.0, "calls/tools_known": 1.0, "thought/words": 3.0} == {
+        name: value for name, value in numbers.items() if value
+    }

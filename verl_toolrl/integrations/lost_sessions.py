@@ -3,6 +3,7 @@
 verl's layout has no place for a session without a trajectory, so the worker leaves a tag of its own in a partition that
 verl does not read; the trainer collects and clears it after each step. What infrastructure lost is counted there. An
 author's mistake stops the run: verl logs the error of a session in the worker and goes on, and so would the mistake.
+That of a reward, which scores in a worker of its own, is reported from there.
 """
 
 from __future__ import annotations
@@ -11,18 +12,29 @@ from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
+import ray
 import transfer_queue as tq
 
-from verl_toolrl.errors import AuthorError
+from verl_toolrl.errors import AuthorError, InfrastructureError
 from verl_toolrl.integrations.say import say_at_first
 
-__all__ = ["AUTHOR", "PARTITION", "Group", "Groups", "report_lost", "reported_mistakes", "take_lost"]
+__all__ = [
+    *("AUTHOR", "PARTITION"),
+    *("Group", "Groups"),
+    *("report_lost", "reported_mistakes", "reported_reward_errors", "take_lost"),
+]
 
 PARTITION = "toolrl_lost"
 """Partition of TransferQueue; a key a lost session, the tag says why."""
 
 AUTHOR = "author"
 """`kind` of a session that an author's mistake ended; `infrastructure` of the others."""
+
+_CODE_ERRORS = (
+    *(AuthorError, ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError),
+    *(NotImplementedError, TypeError, ValueError),
+)
+"""What a wrong line of a user's reward raises. Others (`OSError`, those of HTTP clients) come from what it asks."""
 
 
 class Group:
@@ -61,15 +73,28 @@ class Groups:
 
 async def report_lost(session: str, reason: str, step: int, kind: str = "infrastructure") -> None:
     """Leave word of a lost session; says nothing where TransferQueue does not run."""
-    try:
-        tq.get_client()  # asking for a put would start Ray
-    except AssertionError:
+    if not _attached():
         return
     try:
         tag = {"reason": reason[:2000], "global_steps": step, "kind": kind}
         await tq.async_kv_put(key=session, partition_id=PARTITION, tag=tag)
     except Exception as err:  # a report must never turn a lost session into a lost run
         say_at_first("report", f"could not report the lost session {session}: {type(err).__name__}: {err}")
+
+
+def _attached() -> bool:
+    """Attach this process to the run's TransferQueue, where there is one; a put by itself would start another."""
+    try:
+        tq.get_client()
+        return True
+    except AssertionError:
+        pass
+    try:
+        ray.get_actor("TransferQueueController", namespace="transfer_queue")
+    except Exception:  # no Ray, or a run without TransferQueue
+        return False
+    tq.init()
+    return True
 
 
 @asynccontextmanager
@@ -82,10 +107,28 @@ async def reported_mistakes(row: Mapping[str, Any]) -> AsyncIterator[None]:
     try:
         yield
     except AuthorError as err:
-        session = f"{row.get('uid', '')}_{int(row.get('session_id', 0))}"
-        step = int(row.get("global_steps", 0) or 0)
-        await report_lost(session, f"{type(err).__name__}: {err}", step, AUTHOR)
+        await _report(row, err, AUTHOR)
         raise
+
+
+@asynccontextmanager
+async def reported_reward_errors(row: Mapping[str, Any]) -> AsyncIterator[None]:
+    """Report whatever a reward raises: a mistake in it, so that the trainer stops, or what it could not reach.
+
+    Args:
+        row: As for `reported_mistakes`.
+    """
+    try:
+        yield
+    except Exception as err:
+        mistake = isinstance(err, _CODE_ERRORS) and not isinstance(err, (InfrastructureError, OSError))
+        await _report(row, err, AUTHOR if mistake else "infrastructure", "the reward raised ")
+        raise
+
+
+async def _report(row: Mapping[str, Any], err: Exception, kind: str, what: str = "") -> None:
+    session = f"{row.get('uid', '')}_{int(row.get('session_id', 0))}"
+    await report_lost(session, f"{what}{type(err).__name__}: {err}", int(row.get("global_steps", 0) or 0), kind)
 
 
 def take_lost(prompts: Collection[str] | None = None) -> dict[str, dict[str, Any]]:

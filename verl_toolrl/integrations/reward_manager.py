@@ -23,6 +23,7 @@ from verl.experimental.reward_loop.reward_manager.base import RewardManagerBase
 
 from verl_toolrl.errors import InfrastructureError
 from verl_toolrl.formats.tool_list import row_tools
+from verl_toolrl.integrations.lost_sessions import reported_reward_errors
 from verl_toolrl.integrations.response_text import response_text
 from verl_toolrl.integrations.reward_info import refuse_taken_names, reward_info
 from verl_toolrl.integrations.trajectory_travel import read_trajectory, trajectory_result
@@ -98,11 +99,13 @@ class ToolRLRewardManager(RewardManagerBase):
 
         Raises:
             InfrastructureError: If a reward does not answer. verl counts the session as failed: under `toolrl_sync` the
-                others of its group go on, the asynchronous trainers drop and refill the whole prompt.
+                others of its group go on, the asynchronous trainers drop and refill the whole prompt. What else a
+                reward raises is raised; the trainers of this package stop at a mistake in its code.
         """
         item = data[-1]
-        # In a thread, so that other sessions go on whatever this one wrote and whoever wrote the reward.
-        return await self._patiently(lambda: self._score(item))
+        async with reported_reward_errors(item.non_tensor_batch):
+            # In a thread, so that other sessions go on whatever this one wrote and whoever wrote the reward.
+            return await self._patiently(lambda: self._score(item))
 
     async def _patiently(self, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """Run `work` in a thread; one that hangs is given up, and its place goes to the next."""

@@ -20,6 +20,7 @@ from verl_toolrl.formats.tool_list import row_tools
 from verl_toolrl.integrations.reward_info import refuse_taken_names
 from verl_toolrl.integrations.say import say
 from verl_toolrl.rewards import RewardFunction
+from verl_toolrl.rewards.ground_truth import parse_ground_truth
 from verl_toolrl.rewards.trajectory import empty_trajectory, score_trajectory, takes_trajectory
 from verl_toolrl.schema import validate_row
 
@@ -57,7 +58,7 @@ def check_files(files: Sequence[str], reward: RewardFunction) -> int:
         path = Path(str(name)).expanduser()
         if not path.exists():
             raise DatasetError(f"{path}: no such file (data.train_files or data.val_files)")
-        rows = 0
+        rows, uncompared = 0, ""
         for rows, row in enumerate(_rows(path), 1):
             where = f"{path.name}: row {rows - 1}"
             validate_row(row, where)
@@ -71,10 +72,26 @@ def check_files(files: Sequence[str], reward: RewardFunction) -> int:
             except DatasetError as err:
                 raise DatasetError(f"{where}: {err}") from err
             refuse_taken_names(reward, result.components, trajectory=takes_trajectory(reward))
+            if not uncompared and not takes_trajectory(reward):
+                uncompared = _uncompared(row["reward_model"]["ground_truth"], where)
+        if uncompared:
+            say(uncompared)
         if rows == 0:
             raise DatasetError(f"{path}: no rows")
         count += rows
     return count
+
+
+def _uncompared(ground_truth: Any, where: str) -> str:
+    """Return a sentence if the reward reads a ground truth that has no calls to compare with; empty where it has."""
+    try:
+        parse_ground_truth(ground_truth)
+    except DatasetError as err:
+        return (
+            f"{where}: the ground truth is no calls ({err}); for such rows acc and calls/... that compare with it are "
+            "0, unless the reward reports an acc of its own"
+        )
+    return ""
 
 
 def report_dropped(dataset: Any, rows: int, config: DictConfig, where: str) -> int:

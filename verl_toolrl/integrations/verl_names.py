@@ -183,6 +183,7 @@ NAMES: tuple[VerlName, ...] = (
     ),
     _name(f"{_BUFFER}:ReplayBuffer._clear_groups", "lost sessions", "partition_id", "uids"),
     _name("transfer_queue:get_client", "whether lost sessions can be reported"),
+    _name("transfer_queue:init", "reporting the errors of a reward from its worker"),
     _name("transfer_queue:async_kv_put", "reporting lost sessions", "key", "partition_id", "tag"),
     _name("transfer_queue:kv_list", "reading lost sessions", "partition_id"),
     _name("transfer_queue:kv_clear", "dropping small groups", "keys", "partition_id"),

@@ -21,7 +21,8 @@ names are the same for every response, step and run, whatever the reward is.
     calls/missed           a tool is called less often than the ground truth calls it
     thought/words          words of the thoughts
 
-Arguments are compared in the best pairing of the calls of the same tool.
+Arguments are compared in the best pairing of the calls of the same tool. A ground truth that is no calls (the answer of
+a user's own reward) compares with nothing: `acc`, missing and extra arguments, surplus, needless and missed are 0.
 """
 
 from __future__ import annotations
@@ -86,18 +87,21 @@ class Watcher:
 
         Args:
             response: What the model wrote, without the prompt.
-            ground_truth: The reference, in any form that the rewards read.
+            ground_truth: The reference, in any form that the rewards read, or a form of the user's own.
             tools: Schemas of the tools on offer; a list, JSON text, or None.
 
         Raises:
-            DatasetError: If the ground truth or the tools cannot be read.
+            DatasetError: If the tools cannot be read.
         """
         if isinstance(response, str):
             response = strip_template(response, self.chat_family)
         offered = read_tools(tools)
         parsed = parse_response(response, self.dialect, tools=offered, in_thought=self.in_thought)
-        wanted = parse_ground_truth(ground_truth).calls
-        return _numbers(parsed, wanted, offered)
+        wanted = _wanted(ground_truth)
+        numbers = _numbers(parsed, wanted or (), offered)
+        if wanted is None:
+            numbers["acc"] = numbers["calls/needless"] = 0.0
+        return numbers
 
     def trajectory(self, trajectory: Trajectory, *, ground_truth: Any, tools: Any = None) -> dict[str, float]:
         """Return the numbers of all steps of a trajectory together, for a reward that scores trajectories.
@@ -106,10 +110,7 @@ class Watcher:
         holds no calls (an answer, a state) compares with nothing: surplus, needless, missed and the arguments are 0.
         """
         read = [parse_response(step.text, self.dialect, in_thought=self.in_thought) for step in trajectory.steps]
-        try:
-            wanted = parse_ground_truth(ground_truth).calls
-        except DatasetError:
-            wanted = ()
+        wanted = _wanted(ground_truth) or ()
         parsed = ParsedResponse(
             calls=tuple(call for step in trajectory.steps for call in step.calls),
             thought="\n\n".join(part.thought or "" for part in read),
@@ -123,6 +124,14 @@ class Watcher:
             numbers["calls/needless"] = 0.0
         del numbers["acc"]
         return numbers
+
+
+def _wanted(ground_truth: Any) -> tuple[ToolCall, ...] | None:
+    """Return the calls of a ground truth, None where it is something else."""
+    try:
+        return parse_ground_truth(ground_truth).calls
+    except DatasetError:
+        return None
 
 
 def _numbers(parsed: ParsedResponse, wanted: Sequence[ToolCall], offered: Sequence[Tool]) -> dict[str, float]:

@@ -121,6 +121,26 @@ def test_the_alarm_of_equal_scores_looks_at_the_number_in_the_log(cleared: list[
     assert 1.0 == made.after_step(sessions[:1], alone, 2)["alarm/zero_variance_share"]
 
 
+@pytest.mark.parametrize(
+    ("info", "alarm"),
+    [
+        pytest.param({"calls/count": 0.0, "calls/unreadable": 0.0}, "no_call_share", id="no call"),
+        pytest.param({"calls/count": 1.0, "calls/unreadable": 1.0}, "invalid_call_share", id="nonsense"),
+    ],
+)
+def test_a_run_of_single_turns_raises_the_alarms_of_calls(
+    cleared: list[str], capsys: pytest.CaptureFixture[str], info: dict[str, float], alarm: str
+) -> None:
+    """There are no trajectories, only what the reward watched; for `steps` there is no number."""
+    made = watch(config(alarms={"patience": 2, "steps_ratio": 3.0}, journal_steps=0))
+    sessions = [StepSession("a", number, 1.0, 3, {"reward_extra_info": info}, {}) for number in range(2)]
+    first, second = (made.after_step(sessions, {}, step) for step in (1, 2))
+    assert (0.0, 1.0) == (first[f"alarm/{alarm}"], second[f"alarm/{alarm}"])
+    assert 1.0 == second[f"rollout/{alarm}"] and first.keys() == second.keys() and "alarm/steps" not in first
+    out = capsys.readouterr().out
+    assert (1, 1) == (out.count(f"ALARM {alarm}"), out.count("step 1: trainer.toolrl.alarms.steps_ratio"))
+
+
 @pytest.mark.parametrize("options", [{"max_lost_share": 1.5}, {"max_lost_share": "x"}, {"journal_steps": -1}])
 def test_a_wrong_option_is_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):

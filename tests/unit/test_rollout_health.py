@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from verl_toolrl.errors import ConfigError
-from verl_toolrl.rollout.health import Alarms, Thresholds, measure, zero_variance_share
+from verl_toolrl.formats import write_response
+from verl_toolrl.rewards.watch import Watcher
+from verl_toolrl.rollout.health import Alarms, Thresholds, measure, measure_responses, zero_variance_share
 from verl_toolrl.trajectory import Outcome, Step, StopReason, ToolCall, ToolResult, Trajectory
 
 CALL = ToolCall("look_up", {"key": "a"})
@@ -61,6 +63,34 @@ def test_every_batch_has_the_same_keys() -> None:
     assert {} == measure([])
 
 
+TOOLS = [{"name": "look_up", "parameters": {"type": "object", "properties": {"key": {"type": "string"}}}}]
+SILENT = write_response([], thought="a", response="I know.")
+RIGHT = write_response([CALL], thought="a")
+MISTAKES = [
+    pytest.param("<think> a </think>\n<tool_call>\n{\n</tool_call>", id="unreadable"),
+    pytest.param("<think> a </think>\n<function=look_up>\n<parameter=key>\na\n</parameter>\n</function>", id="foreign"),
+    pytest.param(write_response([ToolCall("look", {"key": "a"})], thought="a"), id="unknown tool"),
+    pytest.param(write_response([ToolCall("look_up", {"key": 1})], thought="a"), id="wrong type"),
+]
+
+
+def watched(*responses: str) -> list[dict[str, float]]:
+    return [Watcher()(response=response, ground_truth=RIGHT, tools=TOOLS) for response in responses]
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_single_turns_are_measured_by_what_the_reward_watched(mistake: str) -> None:
+    # One of four responses is without a call, one of the other three has a mistake.
+    wanted = {"rollout/no_call_share": 1 / 4, "rollout/invalid_call_share": 1 / 3}
+    assert wanted == measure_responses(watched(SILENT, RIGHT, RIGHT, mistake))
+    assert wanted.keys() <= measure([trajectory(Step(""))]).keys()
+
+
+def test_responses_that_nobody_watched_have_no_numbers() -> None:
+    assert {} == measure_responses([{"score": 1.0}]) == measure_responses([])
+    assert measure_responses(watched(SILENT)).keys() == measure_responses(watched(RIGHT)).keys()
+
+
 VARIANCE = [
     pytest.param([("a", 1.0), ("a", 1.0), ("b", 0.0), ("b", 1.0)], 0.5, id="one of two"),
     pytest.param([("a", 1.0), ("b", 0.0)], None, id="no group of two"),
@@ -110,6 +140,23 @@ def test_an_alarm_whose_number_is_missing_stays_as_it_is() -> None:
     alarms = Alarms(Thresholds())
     assert 1.0 == alarms.check({"rollout/lost_share": 0.5})[0]["alarm/lost_share"]
     assert 1.0 == alarms.check({})[0]["alarm/lost_share"]
+
+
+def test_only_alarms_with_a_number_in_the_first_step_are_logged() -> None:
+    alarms = Alarms(Thresholds(patience=1))
+    first, _ = alarms.check({"rollout/no_call_share": 0.0, "rollout/lost_share": 0.0})
+    assert {"alarm/no_call_share": 0.0, "alarm/lost_share": 0.0} == first
+    # A number that comes later is looked at and said, and the keys stay.
+    later, said = alarms.check({"rollout/no_call_share": 0.9, "actor/entropy": 0.0})
+    assert {"alarm/no_call_share": 1.0, "alarm/lost_share": 0.0} == later
+    assert ["ALARM no_call_share", "ALARM entropy"] == [line.split(":")[0] for line in said]
+
+
+def test_a_threshold_that_was_asked_for_and_has_no_number_is_said_once() -> None:
+    block = {"no_call_share": 0.9, "steps_ratio": 2.0, "entropy": None, "patience": 3}
+    alarms = Alarms(Thresholds.from_mapping(block), asked=block)
+    said = [alarms.check({"rollout/no_call_share": 0.1})[1] for _ in range(2)]
+    assert [1, 0] == list(map(len, said)) and "alarms.steps_ratio" in said[0][0]
 
 
 @pytest.mark.parametrize("block", [{"no_calls": 0.5}, {"entropy": "low"}, {"patience": None}, {"lost_share": -1}])

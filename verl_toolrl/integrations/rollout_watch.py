@@ -31,7 +31,7 @@ from verl_toolrl.integrations.say import say
 from verl_toolrl.integrations.session_keys import group_of, sessions_by_group
 from verl_toolrl.integrations.step_sessions import StepSession
 from verl_toolrl.integrations.trajectory_travel import TRAJECTORY, step_rewards_of
-from verl_toolrl.rollout.health import Alarms, Thresholds, measure
+from verl_toolrl.rollout.health import Alarms, Thresholds, measure, measure_responses
 from verl_toolrl.rollout.journal import Journal
 from verl_toolrl.rollout.wire import loads
 
@@ -69,7 +69,7 @@ class RolloutWatch:
         alarms: Any = options.get("alarms")
         if OmegaConf.is_config(alarms):
             alarms = OmegaConf.to_container(alarms, resolve=True)
-        self._alarms = Alarms(Thresholds.from_mapping(alarms))
+        self._alarms = Alarms(Thresholds.from_mapping(alarms), asked=alarms or ())
         self._journal = Journal(
             journal_folder(config),
             steps=options.get("journal_steps", 50),
@@ -116,7 +116,8 @@ class RolloutWatch:
         """
         out = self._lost_numbers(step)
         records = [_record(session) for session in sessions if TRAJECTORY in session.fields]
-        out.update(measure([record["trajectory"] for record in records]))
+        infos = (session.info for session in sessions if session.info is not None)
+        out.update(measure([record["trajectory"] for record in records]) or measure_responses(infos))
         audited = [record["audit"] for record in records if record["audit"] is not None]
         if records:
             out["rollout/audit_problems"] = float(sum(problems > 0 for problems in audited))

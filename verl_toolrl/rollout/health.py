@@ -8,17 +8,18 @@ there is nothing to learn from; the entropy is gone; servers fail. Each has a nu
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Container, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 from verl_toolrl.errors import ConfigError, nearest
 from verl_toolrl.trajectory import Outcome, StopReason
 
-__all__ = ["Alarms", "Thresholds", "measure", "zero_variance_share"]
+__all__ = ["Alarms", "Thresholds", "measure", "measure_responses", "zero_variance_share"]
 
 _ENDS = tuple(reason.value for reason in StopReason if not reason.value.startswith(("infra", "abort")))
 _MODEL = (Outcome.MODEL_ERROR.value, Outcome.REFUSED.value)
+_MISTAKES = ("calls/unreadable", "calls/foreign", "calls/unknown_tool", "calls/wrong_type")
 
 
 def measure(trajectories: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -76,6 +77,28 @@ def measure(trajectories: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     }
 
 
+def measure_responses(infos: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """Describe a step of single turns, which have no trajectories, by what the reward watched.
+
+    Args:
+        infos: Numbers of each response, as `rewards.watch` names them.
+
+    Returns:
+        Those of `measure`'s numbers that alarms look at: share of responses without a call, and share of the responses
+        with calls in which one is the model's mistake (could not be read, another dialect, unknown tool, wrong type).
+        Empty where nothing was watched.
+    """
+    counted = [info for info in infos if info.get("calls/count") is not None]
+    if not counted:
+        return {}
+    calling = [info for info in counted if info["calls/count"] > 0]
+    mistaken = sum(any(info.get(name) for name in _MISTAKES) for info in calling)
+    return {
+        "rollout/no_call_share": (len(counted) - len(calling)) / len(counted),
+        "rollout/invalid_call_share": mistaken / max(len(calling), 1),
+    }
+
+
 def zero_variance_share(scores: Iterable[tuple[Hashable, float]]) -> float | None:
     """Return the share of groups whose members all earned the same, among those of at least two.
 
@@ -99,12 +122,14 @@ class Thresholds:
     """When an alarm goes off; null switches one off. The block `trainer.toolrl.alarms` of a recipe."""
 
     no_call_share: float | None = 0.8
-    """At least this share of trajectories calls no tool."""
+    """At least this share of trajectories (of responses, in a run of single turns) calls no tool."""
     invalid_call_share: float | None = 0.5
-    """At least this share of calls is the model's mistake."""
+    """At least this share of calls is the model's mistake (of responses with calls, in a run of single turns: has such
+    a call)."""
     steps_ratio: float | None = 2.0
     """Steps a trajectory are more than so many times, or less than one so-manieth of, their mean over the first
-    `patience` steps; a run that is resumed begins anew."""
+    `patience` steps; a run that is resumed begins anew. A run of single turns has no such
+    number."""
     entropy: float | None = 0.02
     """Entropy of the policy, in nats a token, is at most this (`actor/entropy`, where verl computes it)."""
     zero_variance_share: float | None = 0.9
@@ -142,6 +167,12 @@ _ADVICE = {
     "lost_share": "see the reasons in the log; none of it reaches the gradient, but what fails with the kind of the "
     "task makes the rest a biased sample",
 }
+_NUMBERS = {
+    **{name: f"rollout/{name}" for name in _ADVICE},
+    "steps": "rollout/steps/mean",
+    "entropy": "actor/entropy",
+}
+"""Alarm -> the number that it looks at."""
 
 
 class Alarms:
@@ -149,10 +180,13 @@ class Alarms:
 
     Args:
         thresholds: When.
+        asked: Names of the thresholds that the user wrote down.
     """
 
-    def __init__(self, thresholds: Thresholds) -> None:
+    def __init__(self, thresholds: Thresholds, asked: Container[str] = ()) -> None:
         self.thresholds = thresholds
+        self._asked = asked
+        self._logged: list[str] | None = None
         self._since: Counter[str] = Counter()
         self._on: set[str] = set()
         self._first_steps: list[float] = []
@@ -164,10 +198,15 @@ class Alarms:
             metrics: Of the step; an alarm whose number is missing stays as it is.
 
         Returns:
-            `alarm/<name>` as 0 or 1, the same keys every time, and what the log should say now: alarms that went off
-            or ended with this step.
+            `alarm/<name>` as 0 or 1, the same keys every time, of the alarms whose number the first step has; and what
+            the log should say now: alarms that went off or ended with this step, and in the first step thresholds that
+            were asked for and have no number.
         """
-        limits, said = self.thresholds, []
+        limits = self.thresholds
+        said: list[str] = []
+        if self._logged is None:
+            self._logged = [name for name in _ADVICE if _NUMBERS[name] in metrics]
+            said += self._without_number(self._logged)
         for name, value, over, wanted in self._looks(metrics):
             self._since[name] = self._since[name] + 1 if over else 0
             patience = 1 if name == "lost_share" else limits.patience
@@ -177,18 +216,24 @@ class Alarms:
             elif not over and name in self._on:
                 self._on.discard(name)
                 said.append(f"alarm {name} is over: {value:.3g} ({wanted})")
-        return {f"alarm/{name}": float(name in self._on) for name in _ADVICE}, said
+        return {f"alarm/{name}": float(name in self._on) for name in self._logged}, said
+
+    def _without_number(self, logged: Container[str]) -> Iterable[str]:
+        for name in _ADVICE:
+            option = "steps_ratio" if name == "steps" else name
+            if name not in logged and option in self._asked and getattr(self.thresholds, option) is not None:
+                yield f"trainer.toolrl.alarms.{option}: this step has no number for it; without one it cannot go off"
 
     def _looks(self, metrics: Mapping[str, float]) -> Iterable[tuple[str, float, bool, str]]:
         limits = self.thresholds
         for name in ("no_call_share", "invalid_call_share", "zero_variance_share", "lost_share"):
-            value, limit = metrics.get(f"rollout/{name}"), getattr(limits, name)
+            value, limit = metrics.get(_NUMBERS[name]), getattr(limits, name)
             if value is not None and limit is not None:
                 yield name, value, value >= limit > 0 or value > limit, f"alarm at {limit}"
-        entropy = metrics.get("actor/entropy")
+        entropy = metrics.get(_NUMBERS["entropy"])
         if entropy is not None and limits.entropy is not None:
             yield "entropy", entropy, entropy <= limits.entropy, f"alarm at {limits.entropy}"
-        steps = metrics.get("rollout/steps/mean")
+        steps = metrics.get(_NUMBERS["steps"])
         if steps is not None and limits.steps_ratio is not None:
             if len(self._first_steps) < max(limits.patience, 1):
                 self._first_steps.append(steps)

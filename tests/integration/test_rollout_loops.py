@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from verl.experimental.agent_loop.agent_loop import AgentLoopMetrics, DictConfig
 from verl.workers.rollout.replica import TokenOutput
 
 from verl_toolrl.errors import DatasetError, InfrastructureError, ToolDefinitionError
-from verl_toolrl.integrations import lost_sessions
+from verl_toolrl.integrations import lost_sessions, say
 from verl_toolrl.integrations.rollout_engine import request_seed
 from verl_toolrl.integrations.session_seed import session_seed
 from verl_toolrl.integrations.tiny_model import write_tiny_model
@@ -269,7 +270,7 @@ def test_a_row_without_tools_gets_none(tokenizer: Any) -> None:
 
 
 def test_a_single_turn_shows_the_tools_of_its_row_and_cuts_none(
-    make_tokenizer: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+    make_tokenizer: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tokenizer = make_tokenizer("qwen2.5")
     reported: list[str] = []
@@ -286,9 +287,12 @@ def test_a_single_turn_shows_the_tools_of_its_row_and_cuts_none(
     with pytest.raises(DatasetError, match=r"the prompt with its tools has \d+ tokens, data.max_prompt_length is 512"):
         one("toolrl_single_turn", config(), client, tokenizer, row={"tools": not_so})
     assert 1 == len(client.engine.prompts) and reported[0].startswith("u_0 author DatasetError: the prompt with its")
-    # Without tools verl cuts what is longer, as ever.
+    # Without tools verl cuts what is longer, as ever; it is said and counted.
+    monkeypatch.setattr(say, "_said", Counter())
     long = {"raw_prompt": [{"role": "user", "content": "word " * 2000}]}
-    assert 512 == len(one("toolrl_single_turn", config(), client, tokenizer, row=long).prompt_ids)
+    for _ in range(2):
+        assert 512 == len(one("toolrl_single_turn", config(), client, tokenizer, row=long).prompt_ids)
+    assert 1 == capsys.readouterr().out.count("it loses its beginning [cut prompts: 1 so far in this process]")
 
 
 def test_an_outcome_stands_on_the_last_token_that_the_model_wrote() -> None:

@@ -26,7 +26,7 @@ ROWS = 64
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[str, Any]], list[tuple[int, float]]]:
-    """A run of two random layers: 2 prompts, 4 rollouts of at most 16 tokens a step.
+    """A run of two random layers: 2 prompts, 4 rollouts of at most 64 tokens a step, each with something to learn.
 
     Returns:
         Metrics of each step; number of steps done and memory of the run's own processes in GB, every few seconds.
@@ -40,12 +40,18 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[str, Any]],
     call = '<think> a </think>\n<tool_call>\n{"name": "f", "parameters": {"x": 1}}\n</tool_call>'
     raw = [{"instruction": "Call f.", "input": f"Number {index}", "output": call} for index in range(ROWS)]
     pq.write_table(pa.Table.from_pylist([rl_row(row, index=n) for n, row in enumerate(raw)]), folder / "rows.parquet")
+    # What random layers write is never a call: a reward that differs within a group, else no row would be computed.
+    (folder / "own.py").write_text("def score(*, response):\n    return float(len(response) % 5)\n")
     command = [
         *(sys.executable, "-m", "verl_toolrl.cli", "train", "toolrl/quickstart", "--force"),
         *("--output", str(folder / "run"), "model=tiny", "method=gdpo"),
         f"data.train_files={folder / 'rows.parquet'}",
         f"data.val_files={folder / 'rows.parquet'}",
-        *("data.train_batch_size=2", "actor_rollout_ref.actor.ppo_mini_batch_size=2", "data.max_response_length=16"),
+        *("data.train_batch_size=2", "actor_rollout_ref.actor.ppo_mini_batch_size=2", "data.max_response_length=64"),
+        *(
+            "~reward.reward_kwargs",
+            f"+reward.reward_kwargs={{reward:'{folder}/own.py:score',watch:{{dialect:toolrl}}}}",
+        ),
         "actor_rollout_ref.rollout.n=4",
         *(f"trainer.total_training_steps={STEPS}", f"trainer.total_epochs={STEPS}"),
     ]
@@ -76,6 +82,10 @@ def memory_of(folder: Path) -> float:
 def test_every_step_logs_the_same_names(run: tuple[list[dict[str, Any]], Any]) -> None:
     assert len(run[0]) == STEPS
     assert len({frozenset(step) for step in run[0]}) == 1
+
+
+def test_nearly_every_step_updates_the_model(run: tuple[list[dict[str, Any]], Any]) -> None:
+    assert sum(step["actor/grad_norm"] > 0 for step in run[0]) > 0.9 * STEPS
 
 
 def test_memory_stays_flat(run: tuple[Any, list[tuple[int, float]]]) -> None:

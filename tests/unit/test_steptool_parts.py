@@ -262,6 +262,7 @@ def test_judged_status_is_the_mean() -> None:
     [
         (ExactMatch(), {}, "'t1': extra has no 'ground_truth'"),
         (ExactMatch(), {"ground_truth": {"a": 1}}, "wanted an answer or a list"),
+        (ExactMatch(), {"ground_truth": "<tool_call>\n{}\n</tool_call>"}, "holds tool calls, .* rows of a single turn"),
         (NumericMatch(), {"ground_truth": "none"}, "holds no number"),
         (StateMatch(), {"final_state": {}}, "no 'ground_truth_state'"),
         (JudgedStatus(), {"judgements": [{"status": "Great"}]}, "'t1': judgements: KeyError: 'Great'"),

@@ -18,6 +18,7 @@ from verl_toolrl.formats.tool_list import read_tools
 from verl_toolrl.integrations import rollout_loops  # noqa: F401  registers the loops of several turns
 from verl_toolrl.integrations.lost_sessions import reported_mistakes
 from verl_toolrl.integrations.rollout_engine import SEED_KEY, request_seed
+from verl_toolrl.integrations.say import say_at_first
 from verl_toolrl.integrations.session_seed import session_seed
 
 __all__ = ["SeededSingleTurnAgentLoop", "request_seed", "tools_of"]
@@ -47,16 +48,17 @@ class SeededSingleTurnAgentLoop(SingleTurnAgentLoop):
         return found
 
     def _cap_text_prompt_length(self, prompt_ids: list[int]) -> list[int]:
-        """Refuse to cut a prompt with tools, of which verl would drop the beginning with a mere warning.
+        """Refuse to cut a prompt with tools, of which verl would drop the beginning; say it where one without is cut.
 
         Raises:
             DatasetError: If it is too long.
         """
         allowed = self.rollout_config.prompt_length
-        if self._tools and len(prompt_ids) > allowed:
-            raise DatasetError(
-                f"the prompt with its tools has {len(prompt_ids)} tokens, data.max_prompt_length is {allowed}"
-            )
+        if len(prompt_ids) > allowed:
+            found = f"has {len(prompt_ids)} tokens, data.max_prompt_length is {allowed}"
+            if self._tools:
+                raise DatasetError(f"the prompt with its tools {found}")
+            say_at_first("cut prompts", f"a prompt {found}: it loses its beginning", times=1)
         return super()._cap_text_prompt_length(prompt_ids)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 
 from omegaconf import OmegaConf
 
@@ -27,14 +28,25 @@ def require_platform(name: str, value: object) -> object:
     for the CPU says through this function that it needs the environment variable.
 
     Raises:
-        ConfigError: If the environment does not choose that platform; the text is the line to run.
+        ConfigError: If the environment does not choose that platform; the text is the line to run. Where verl itself is
+            the program, the same text as a SystemExit.
     """
     if os.environ.get("VERL_PLATFORM", "").strip().lower() != name:
-        raise ConfigError(
+        text = (
             f"this recipe is for hardware={name}: set VERL_PLATFORM={name} before the command "
             f"(`verl-toolrl train` does it), or choose other hardware"
         )
+        if _verl_is_the_program():
+            # Anything else would reach the user inside a traceback of omegaconf.
+            raise SystemExit(text)
+        raise ConfigError(text)
     return value
+
+
+def _verl_is_the_program() -> bool:
+    """Whether this process is `python -m verl.trainer.main_ppo ...` or another of verl's commands."""
+    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+    return spec is not None and spec.name.startswith("verl.")
 
 
 def cpu_dtype() -> str:

@@ -53,6 +53,12 @@ def _accepted(trajectory: Trajectory, field: str) -> list[Any]:
         raise DatasetError(
             f"trajectory {trajectory.id!r}: {field} is {reference!r}, wanted an answer or a list of accepted answers"
         )
+    for item in accepted:
+        if isinstance(item, str) and "<tool_call>" in item:
+            raise DatasetError(
+                f"trajectory {trajectory.id!r}: {field} holds tool calls, {item[:80]!r}, as rows of a single turn do "
+                "(`verl-toolrl data make`); wanted the answer that the conversation ends with"
+            )
     return accepted
 
 

@@ -6,8 +6,10 @@ ToolRL's system prompt lists tools in three lines each, with its own words for t
     Description: Retrieve news.
     Parameters: {"page": {"description": "The page.", "type": "int, optional", "default": "1"}}
 
-(Format: qiancheng0/ToolRL@8cee13e, dataset/rlla_4k.) There is no list of required parameters, and a default of "" means
-none.
+(Format: qiancheng0/ToolRL@8cee13e, dataset/rlla_4k.) A default of "" means none. xLAM and Hammer write the parameters
+of a schema in the same way; there, what is neither optional by its type nor has a default is required. The authors'
+prompts do not say as much (their truths leave out parameters that nothing marks), so that what is read from a prompt
+requires nothing.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from functools import lru_cache
 from typing import Any
 
 from verl_toolrl.errors import DatasetError
+from verl_toolrl.formats.type_texts import type_schema
 from verl_toolrl.schema import as_list
 
 __all__ = ["read_tools", "row_tools", "tools_from_prompt"]
@@ -32,15 +35,6 @@ _ENTRY = re.compile(
     r"Parameters: (.*)$",
     re.MULTILINE,
 )
-_TYPES = {
-    "array": ("list", "array", "tuple", "set"),
-    "object": ("dict", "object"),
-    "string": ("str",),
-    "integer": ("int",),
-    "number": ("float", "num", "double"),
-    "boolean": ("bool",),
-}
-"""JSON Schema type -> how the words that ToolRL uses for it begin."""
 
 
 def read_tools(tools: Any, where: str = "tools") -> tuple[Tool, ...]:
@@ -101,7 +95,7 @@ def tools_from_prompt(text: str) -> tuple[Tool, ...]:
                     "description": entry.group(2).strip(),
                     "parameters": {
                         "type": "object",
-                        "properties": {key: _parameter(value) for key, value in parameters.items()},
+                        "properties": {key: _parameter(value)[0] for key, value in parameters.items()},
                     },
                 }
             )
@@ -126,21 +120,34 @@ def _tool(item: Any, index: int) -> Tool:
     parameters = function.get("parameters") or {"type": "object", "properties": {}}
     if not isinstance(parameters, Mapping):
         raise DatasetError(f"[{index}] ({function['name']}): parameters must be a JSON Schema")
-    if "properties" not in parameters and parameters and all(isinstance(v, Mapping) for v in parameters.values()):
-        # ToolRL's own form: parameter -> description, type, default.
-        parameters = {"type": "object", "properties": {key: _parameter(value) for key, value in parameters.items()}}
+    if _is_flat(parameters):
+        parameters = _from_flat(parameters)
     return {"name": function["name"], "description": function.get("description") or "", "parameters": parameters}
 
 
-def _parameter(value: Any) -> dict[str, Any]:
-    """Turn ToolRL's `description`, `type` and `default` into a JSON Schema."""
+def _is_flat(parameters: Mapping[str, Any]) -> bool:
+    """Whether these are ToolRL's own form (parameter -> description, type, default) and no JSON Schema."""
+    if not parameters or not all(isinstance(value, Mapping) for value in parameters.values()):
+        return False
+    # A parameter may itself be called `properties`: it has texts where a JSON Schema has further schemas.
+    inner = parameters.get("properties")
+    return inner is None or not all(isinstance(value, (Mapping, bool)) for value in inner.values())
+
+
+def _from_flat(parameters: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Turn ToolRL's own form into a JSON Schema."""
+    read = {key: _parameter(value) for key, value in parameters.items()}
+    required = [key for key, (schema, optional) in read.items() if not optional and "default" not in schema]
+    schema = {"type": "object", "properties": {key: schema for key, (schema, _) in read.items()}}
+    return {**schema, "required": required} if required else schema
+
+
+def _parameter(value: Any) -> tuple[dict[str, Any], bool]:
+    """Turn ToolRL's `description`, `type` and `default` into a JSON Schema, and say whether the type says optional."""
     if not isinstance(value, Mapping):
-        return {}
-    schema: dict[str, Any] = {"description": str(value.get("description", ""))}
-    declared = str(value.get("type", "")).lower()
-    kind = next((kind for kind, words in _TYPES.items() if declared.startswith(words)), None)
-    if kind:
-        schema["type"] = kind
+        return {}, False
+    kind, optional = type_schema(value.get("type"))
+    schema = {"description": str(value.get("description", "")), **kind}
     if value.get("default", "") != "":
         schema["default"] = value["default"]
-    return schema
+    return schema, optional

@@ -206,9 +206,7 @@ def _entries(schemas: Sequence[Mapping[str, Any]], style: str) -> str:
 def _entry(schema: str, short: bool) -> str:
     function = json.loads(schema)["function"]
     parameters = function["parameters"]
-    required = parameters.get("required") or ()
-    if not isinstance(required, list):
-        required = tuple(parameters.get("properties") or ())
+    required = _required(parameters)
     shown = {
         key: _parameter(each, short, optional=key not in required)
         for key, each in (parameters.get("properties") or {}).items()
@@ -217,6 +215,15 @@ def _entry(schema: str, short: bool) -> str:
     if short:
         does = re.split(r"; | and return ", first_sentence(does))[0]
     return f"Name: {function['name']}\nDescription: {does}\nParameters: {json.dumps(shown, ensure_ascii=False)}"
+
+
+def _required(parameters: Mapping[str, Any]) -> Sequence[str]:
+    required = parameters.get("required")
+    if isinstance(required, list):
+        return required
+    # Draft 3 and some data sets write a boolean at the property itself.
+    properties = parameters.get("properties") or {}
+    return [key for key, each in properties.items() if isinstance(each, Mapping) and each.get("required") is True]
 
 
 def _parameter(schema: Any, short: bool, *, optional: bool) -> dict[str, Any] | str:
@@ -242,15 +249,21 @@ def _parameter(schema: Any, short: bool, *, optional: bool) -> dict[str, Any] | 
 
 
 def _kind(schema: Mapping[str, Any]) -> str:
+    """Return the type in the words of ToolRL's prompt: `integer`, `List[integer]`, `Union[integer, string]`."""
     kind = schema.get("type")
     if isinstance(kind, list):
-        kind = next((each for each in kind if each != "null"), "null")
+        return _either([_kind({**schema, "type": each}) for each in kind if each != "null"]) or "null"
     if kind is None:
         options = [each for each in schema.get("anyOf", schema.get("oneOf", ())) if isinstance(each, Mapping)]
-        typed = [each for each in options if each.get("type") not in (None, "null")]
-        if typed:
-            return _kind(typed[0])
+        if typed := _either([_kind(each) for each in options if each.get("type") not in (None, "null")]):
+            return typed
         kind = "object" if "properties" in schema or "$ref" in schema else "string" if "enum" in schema else "any"
-    if kind == "array" and isinstance(schema.get("items"), Mapping) and isinstance(schema["items"].get("type"), str):
-        return f"List[{schema['items']['type']}]"
+    if kind == "array" and isinstance(schema.get("items"), Mapping):
+        inner = _kind(schema["items"])
+        return "array" if inner in ("any", "null") else f"List[{inner}]"
     return str(kind)
+
+
+def _either(kinds: Sequence[str]) -> str:
+    different = list(dict.fromkeys(kinds))
+    return f"Union[{', '.join(different)}]" if len(different) > 1 else "".join(different)

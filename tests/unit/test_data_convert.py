@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from verl_toolrl.data.check import check_rows
 from verl_toolrl.data.dialogues import dialogue_rows, sft_rows
 from verl_toolrl.data.layouts import LAYOUTS, detect_layout
 from verl_toolrl.data.rlla import released_row, released_split
-from verl_toolrl.errors import DatasetError
+from verl_toolrl.errors import ConfigError, DatasetError
 from verl_toolrl.rewards import configured_reward
 from verl_toolrl.rewards.ground_truth import parse_ground_truth
 from verl_toolrl.schema import validate_row
@@ -125,6 +126,40 @@ def test_the_tools_of_a_row_stand_in_its_prompt_and_as_schemas() -> None:
     assert "1. Name: weather\nDescription: Weather.\n" in row["prompt"][0]["content"]
     schema = json.loads(row["extra_info"]["tools"])[0]["function"]["parameters"]["properties"]
     assert ("string", "Rome", "integer") == (schema["city"]["type"], schema["city"]["default"], schema["days"]["type"])
+
+
+@pytest.mark.parametrize(
+    ("style", "lines"),
+    [
+        (
+            "full",
+            {
+                "city": {"description": "Where", "type": "string, optional", "default": "Rome"},
+                "days": {"description": "How many", "type": "integer, optional", "default": ""},
+                "hours": {"description": "Which", "type": "List[integer]", "default": ""},
+            },
+        ),
+        (
+            "short",
+            {
+                "city": "string, optional (where)",
+                "days": "integer, optional (how many)",
+                "hours": "List[integer] (which)",
+            },
+        ),
+    ],
+)
+def test_a_prompt_says_which_parameters_may_be_left_out(style: str, lines: dict[str, Any]) -> None:
+    """xLAM's truths leave out what is optional or has a default."""
+    (tool,) = json.loads(XLAM["tools"])
+    tool["parameters"]["hours"] = {"description": "Which", "type": "List[int]"}
+    (row,) = rows_of(
+        changed(XLAM, tools=json.dumps([tool]), answers=XLAM["answers"].replace("}", ', "hours": [1]}', 1)), style=style
+    )
+    assert f"\nParameters: {json.dumps(lines)}\n" in row["prompt"][0]["content"]
+    assert ["hours"] == json.loads(row["extra_info"]["tools"])[0]["function"]["parameters"]["required"]
+    report = check_rows([row], "row")
+    assert (0, 0) == (report.errors, report.warnings), report.findings
 
 
 def test_a_result_has_the_name_of_the_call_that_its_id_belongs_to() -> None:
@@ -250,16 +285,43 @@ def test_calls_in_brackets_are_read(text: str, expected: list[Any]) -> None:
         ("[Note (see above): the tools cannot do that.]", []),
         ("[I know (more or less) what you mean]", []),
         ("[other(a=1)]", ["other"]),  # can be read; that it is not on offer is said later
+        ("I called now() and found [1] this.", []),
+        ("See [the docs](now) or the list [other, more].", []),
+        ("[Not now, later.]", []),
+        ("I will call [other()]", []),
     ],
-    ids=["call", "text", "note", "part of a name", "another tool"],
+    ids=["call", "text", "note", "part of a name", "another tool", "call outside", "link", "words", "not on offer"],
 )
 def test_a_text_in_brackets_is_no_call(text: str, expected: list[str]) -> None:
     assert expected == [call.name for call in answer_calls(text, ["now"], "x")]
 
 
-@pytest.mark.parametrize("text", ["[now(see above)]", "[Note (see above), now (a=b)]", "[now(]"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[now(see above)]",
+        "[Note (see above), now (a=b)]",
+        "[now(]",
+        "[now(",
+        "[now]",
+        '[now, Weather API(city="Oslo")]',
+        "[other(a=1), now]",
+        "I will call [now()]",
+        "[now()] now",
+        "[now()].",
+        "[[now()]]",
+        "[now()]\n[now()]",
+        "```\n[now()]\n```",
+    ],
+)
 def test_a_call_of_a_tool_on_offer_that_cannot_be_read_is_a_mistake(text: str) -> None:
     with pytest.raises(DatasetError, match="^x: "):
+        answer_calls(text, ["now", "Weather API"], "x")
+
+
+@pytest.mark.parametrize("text", ["[]", "[ ]", "[,]"])
+def test_an_empty_list_of_calls_says_nothing_and_is_a_mistake(text: str) -> None:
+    with pytest.raises(DatasetError, match="^x: .*an empty list of calls; wanted calls or a text"):
         answer_calls(text, ["now"], "x")
 
 
@@ -286,6 +348,11 @@ BAD: list[tuple[str, Any, str]] = [
         "value without quotes",
         changed(TOOLACE, conversations=[*TOOLACE["conversations"][:1], {"from": "assistant", "value": "[now(a=b)]"}]),
         "now: a=b, wanted a literal",
+    ),
+    (
+        "calls in a text",
+        changed(TOOLACE, conversations=[TOOLACE["conversations"][0], {"from": "gpt", "value": "I call [now()]"}]),
+        r"conversations\[1\]: 'I call \[now\(\)\]' has 'now' in brackets, .*wanted \[Name",
     ),
     ("role", changed(OPENAI, messages=[{"role": "me", "content": "x"}]), "role 'me', wanted system"),
     ("result first", changed(OPENAI, messages=[{"role": "tool", "content": "x"}]), "without a call before it"),
@@ -355,6 +422,31 @@ def test_bad_rows_stop_a_conversion_by_number_or_are_left_out(tmp_path: Path) ->
     done = run("convert", source, tmp_path / "out", "--skip-bad", "--test-share", 0)
     assert 0 == done.exit_code and 2 == len(pq.read_table(tmp_path / "out" / "train.parquet"))
     assert "is no empty folder" in str(run("convert", source, tmp_path / "out").exception)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--dialect", "hermes"], "--dialect hermes: belongs to --format native, but the format is toolrl"),
+        (["--dialect", "x", "--format", "toolrl", "--sft"], "--dialect x: belongs to --format native"),
+        (["--style", "full", "--format", "native"], "--style full: belongs to --format toolrl, but .* is native"),
+        (["--style", "shrt"], "did you mean 'short'"),
+        (["--dialect", "herms", "--format", "native"], "did you mean 'hermes'"),
+    ],
+)
+def test_an_option_without_effect_or_with_an_unknown_value_is_refused(
+    tmp_path: Path, options: list[str], message: str
+) -> None:
+    (tmp_path / "x.json").write_text(json.dumps([XLAM]))
+    stopped = run("convert", tmp_path / "x.json", tmp_path / "out", *options)
+    assert isinstance(stopped.exception, ConfigError) and not (tmp_path / "out").exists()
+    assert re.search(message, str(stopped.exception))
+
+
+@pytest.mark.parametrize("options", [["--style", "short"], ["--format", "native", "--dialect", "qwen3_coder", "--sft"]])
+def test_options_of_the_format_are_taken(tmp_path: Path, options: list[str]) -> None:
+    (tmp_path / "x.json").write_text(json.dumps([XLAM]))
+    assert 0 == run("convert", tmp_path / "x.json", tmp_path / "out", "--test-share", 0, *options).exit_code
 
 
 RAW = [

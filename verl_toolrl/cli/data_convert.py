@@ -67,8 +67,12 @@ def convert(
     format: Annotated[
         str, typer.Option(help="toolrl: tools inside the prompt; native: in a column, for the model's chat template.")
     ] = "toolrl",
-    style: Annotated[str, typer.Option(help="Of ToolRL's prompt: full, or short (fewer tokens).")] = "full",
-    dialect: Annotated[str, typer.Option(help="How calls in the messages of native rows are written.")] = "hermes",
+    style: Annotated[
+        str | None, typer.Option(help="Of ToolRL's prompt: full, or short (fewer tokens). Default: full.")
+    ] = None,
+    dialect: Annotated[
+        str | None, typer.Option(help="How calls in the messages of native rows are written. Default: hermes.")
+    ] = None,
     last_only: Annotated[
         bool, typer.Option("--last-only", help="A row for the last answer of a dialogue, not for each.")
     ] = False,
@@ -95,9 +99,12 @@ def convert(
     from verl_toolrl.data.world.spec import FORMATS
     from verl_toolrl.formats import get_dialect
 
-    get_dialect(dialect)
     if format not in FORMATS:
         raise UnknownNameError("format", format, FORMATS)
+    _refuse_without_effect("--style", style, "toolrl", format)
+    _refuse_without_effect("--dialect", dialect, "native", format)
+    style, dialect = style or "full", dialect or "hermes"
+    get_dialect(dialect)
     if layout != "auto" and layout not in LAYOUTS:
         raise UnknownNameError("layout", layout, [*LAYOUTS, "auto"])
     if style not in STYLES:
@@ -161,6 +168,14 @@ def _converted(
     if not found:
         raise DatasetError("no rows")
     return found
+
+
+def _refuse_without_effect(option: str, value: str | None, belongs_to: str, format: str) -> None:
+    if value is not None and format != belongs_to:
+        raise ConfigError(
+            f"{option} {value}: belongs to --format {belongs_to}, but the format is {format}; leave {option} out or "
+            f"give --format {belongs_to}"
+        )
 
 
 def _refuse_full(output: Path) -> None:

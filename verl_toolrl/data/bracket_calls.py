@@ -14,16 +14,12 @@ from typing import Any
 from verl_toolrl.errors import DatasetError
 from verl_toolrl.trajectory import ToolCall
 
-__all__ = ["answer_calls", "bracket_calls", "is_bracketed"]
+__all__ = ["answer_calls", "bracket_calls"]
 
 _NAME = re.compile(r"[\w./][\w./ -]*(?=\()")
 _KEY = re.compile(r"[\s,]*([^=,()\[\]{}\"']+?)\s*=")
+_EMPTY = re.compile(r"\[[\s,]*\]")
 _CONSTANTS = {"true": True, "false": False, "null": None}
-
-
-def is_bracketed(text: str, names: Sequence[str]) -> bool:
-    """Whether a message is a list of calls, by how it begins and ends."""
-    return text.startswith("[") and text.endswith("]") and _name_at(text, _skip(text, 1), names) is not None
 
 
 def answer_calls(text: str, names: Sequence[str], where: str) -> tuple[ToolCall, ...]:
@@ -35,17 +31,43 @@ def answer_calls(text: str, names: Sequence[str], where: str) -> tuple[ToolCall,
         where: How the message of an error names the place.
 
     Raises:
-        DatasetError: If a tool on offer is called and the list cannot be read.
+        DatasetError: If a tool on offer is called inside brackets and the message as a whole is no list of calls, or
+            if the list is empty: it says neither what to call nor what to answer.
     """
-    if not is_bracketed(text, names):
-        return ()
-    try:
-        return bracket_calls(text, names, where)
-    except DatasetError:
-        # `[Note (see above): ...]` looks like a call of a tool "Note", which is none.
-        if any(re.search(rf"(?<![\w./]){re.escape(name)}\s*\(", text) for name in names):
-            raise
-        return ()
+    if _EMPTY.fullmatch(text):
+        raise DatasetError(f"{where}: {text!r}, an empty list of calls; wanted calls or a text for the user")
+    if _is_bracketed(text, names):
+        try:
+            return bracket_calls(text, names, where)
+        except DatasetError:
+            # `[Note (see above): ...]` looks like a call of a tool "Note", which is none.
+            if any(_called(text, name) or _stands_in_brackets(text, name) for name in names):
+                raise
+            return ()
+    named = next((name for name in names if _stands_in_brackets(text, name)), None)
+    if named is not None:
+        raise DatasetError(
+            f"{where}: {text[:60]!r} has {named!r} in brackets, a tool on offer; wanted [Name(key=value), ...] as the "
+            "whole message, or a text without calls"
+        )
+    return ()
+
+
+def _is_bracketed(text: str, names: Sequence[str]) -> bool:
+    """Whether a message is a list of calls, by how it begins and ends."""
+    return text.startswith("[") and text.endswith("]") and _name_at(text, _skip(text, 1), names) is not None
+
+
+def _called(text: str, name: str) -> list[int]:
+    """Return where a call of a tool begins, inside brackets or not."""
+    return [match.start() for match in re.finditer(rf"(?<![\w./]){re.escape(name)}\s*\(", text)]
+
+
+def _stands_in_brackets(text: str, name: str) -> bool:
+    """Whether a tool is called inside brackets, or stands in a message in brackets without those of a call."""
+    if any(text.count("[", 0, start) > text.count("]", 0, start) for start in _called(text, name)):
+        return True
+    return text.startswith("[") and text.endswith("]") and name in map(str.strip, text[1:-1].split(","))
 
 
 def bracket_calls(text: str, names: Sequence[str], where: str) -> tuple[ToolCall, ...]:

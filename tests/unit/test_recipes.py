@@ -79,16 +79,19 @@ def test_the_choices_of_one_command_line_all_take_effect() -> None:
 
 
 @pytest.mark.parametrize(
-    ("hardware", "offload", "devices"),
-    [("gpu1", True, 1), ("gpu2", False, 2), ("gpu8", False, 8), ("gpu2x8", False, 16)],
+    ("hardware", "offload", "offload_critic", "devices"),
+    [("gpu1", True, True, 1), ("gpu2", False, True, 2), ("gpu8", False, False, 8), ("gpu2x8", False, False, 16)],
 )
-@pytest.mark.parametrize(("engine", "node"), [("fsdp", "fsdp_config"), ("megatron", "megatron")])
+@pytest.mark.parametrize(
+    ("engine", "actor", "critic"), [("fsdp", "fsdp_config", "fsdp"), ("megatron", "megatron", "megatron")]
+)
 def test_what_the_hardware_wants_reaches_the_keys_of_both_engines(
-    hardware: str, offload: bool, devices: int, engine: str, node: str
+    hardware: str, offload: bool, offload_critic: bool, devices: int, engine: str, actor: str, critic: str
 ) -> None:
-    composed = compose(find_recipe("toolrl/grpo"), [f"hardware={hardware}", f"engine={engine}"])
+    composed = compose(find_recipe("toolrl/ppo"), [f"hardware={hardware}", f"engine={engine}"])
     for name in ("param_offload", "optimizer_offload"):
-        assert composed.get(f"actor_rollout_ref.actor.{node}.{name}") is offload
+        assert composed.get(f"actor_rollout_ref.actor.{actor}.{name}") is offload
+        assert composed.get(f"critic.{critic}.{name}") is offload_critic
     assert composed.get("trainer.nnodes") * composed.get("trainer.n_gpus_per_node") == devices
 
 

@@ -91,6 +91,7 @@ def convert(
 
     Example: verl-toolrl data convert xlam_function_calling_60k.json data --limit 1000
     """
+    from verl_toolrl.cli.options import refuse_without_effect
     from verl_toolrl.data.dialogues import dialogue_rows, sft_rows
     from verl_toolrl.data.layouts import LAYOUTS, detect_layout
     from verl_toolrl.data.rlla import released_split
@@ -101,8 +102,8 @@ def convert(
 
     if format not in FORMATS:
         raise UnknownNameError("format", format, FORMATS)
-    _refuse_without_effect("--style", style, "toolrl", format)
-    _refuse_without_effect("--dialect", dialect, "native", format)
+    refuse_without_effect("--style", style, "toolrl", format)
+    refuse_without_effect("--dialect", dialect, "native", format)
     style, dialect = style or "full", dialect or "hermes"
     get_dialect(dialect)
     if layout != "auto" and layout not in LAYOUTS:
@@ -168,14 +169,6 @@ def _converted(
     if not found:
         raise DatasetError("no rows")
     return found
-
-
-def _refuse_without_effect(option: str, value: str | None, belongs_to: str, format: str) -> None:
-    if value is not None and format != belongs_to:
-        raise ConfigError(
-            f"{option} {value}: belongs to --format {belongs_to}, but the format is {format}; leave {option} out or "
-            f"give --format {belongs_to}"
-        )
 
 
 def _refuse_full(output: Path) -> None:

@@ -17,7 +17,8 @@ __all__ = ["make"]
 
 def make(
     toolset: Annotated[
-        str, typer.Argument(help="A YAML file, a ready-made name (quickstart) or a module path (my_package.tools).")
+        str,
+        typer.Argument(help="A .py or YAML file, a ready-made name (quickstart) or a module path (my_package.tools)."),
     ],
     output: Annotated[Path, typer.Argument(help="Folder for the files; new or empty.")],
     seed: Annotated[int, typer.Option(help="The same seed and tools give the same rows.")] = 1,
@@ -34,8 +35,12 @@ def make(
     format: Annotated[
         str, typer.Option(help="toolrl: tools inside the prompt; native: in a column, for the model's chat template.")
     ] = "toolrl",
-    style: Annotated[str, typer.Option(help="Of ToolRL's prompt: short (few tokens) or full.")] = "short",
-    dialect: Annotated[str, typer.Option(help="How supervised rows of the native format write calls.")] = "hermes",
+    style: Annotated[
+        str | None, typer.Option(help="Of ToolRL's prompt: short (few tokens) or full. Default: short.")
+    ] = None,
+    dialect: Annotated[
+        str | None, typer.Option(help="How supervised rows of the native format write calls. Default: hermes.")
+    ] = None,
     tools: Annotated[str, typer.Option(help="Tools on a row's list: a number or a range, such as 2-3.")] = "2-3",
     lists: Annotated[
         int | None,
@@ -58,11 +63,13 @@ def make(
 
     Example: verl-toolrl data make quickstart data --train 1024 --tools 2-4
     """
-    from verl_toolrl.cli.options import token_counter
+    from verl_toolrl.cli.options import refuse_without_effect, token_counter
     from verl_toolrl.data.world import WorldSpec, make_world, write_world
     from verl_toolrl.data.world.files import split_numbers
     from verl_toolrl.data.world.splits import DEFAULT_MIX, read_mix
 
+    refuse_without_effect("--style", style, "toolrl", format)
+    refuse_without_effect("--dialect", dialect, "native", format)
     count_tokens = token_counter(tokenizer) if tokenizer else None
     spec = WorldSpec(
         toolset=toolset,
@@ -73,8 +80,8 @@ def make(
         unseen=unseen,
         no_tool=no_tool,
         format=format,
-        style=style,
-        dialect=dialect,
+        style=style or "short",
+        dialect=dialect or "hermes",
         tools=_range(tools),
         lists=lists,
         max_calls=max_calls,

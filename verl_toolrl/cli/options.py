@@ -7,7 +7,7 @@ from typing import Any
 
 from verl_toolrl.errors import ConfigError
 
-__all__ = ["parse_settings", "token_counter"]
+__all__ = ["parse_settings", "refuse_without_effect", "token_counter"]
 
 
 def token_counter(name: str) -> Callable[..., int]:
@@ -64,3 +64,22 @@ def parse_settings(settings: list[str]) -> dict[str, Any]:
                 raise ConfigError(f"--set {setting!r}: {part!r} already has a value")
         place[last] = value
     return found
+
+
+def refuse_without_effect(option: str, value: str | None, belongs_to: str, format: str) -> None:
+    """Refuse an option of rows in another format than the one that was chosen.
+
+    Args:
+        option: As on the command line.
+        value: What the user gave; None where it was left out.
+        belongs_to: The format that has the option.
+        format: The one that was chosen.
+
+    Raises:
+        ConfigError: If it was given and would do nothing.
+    """
+    if value is not None and format != belongs_to:
+        raise ConfigError(
+            f"{option} {value}: belongs to --format {belongs_to}, but the format is {format}; leave {option} out or "
+            f"give --format {belongs_to}"
+        )

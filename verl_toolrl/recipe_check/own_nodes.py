@@ -49,6 +49,7 @@ class _Launch:
     lengths: _Lengths
     split: _Split
     offload: bool
+    offload_critic: bool
     offload_ref: bool
     tensor_parallel: int
     dialect: str

@@ -67,7 +67,9 @@ def test_a_folder_with_other_data_is_refused(tmp_path: Path) -> None:
         (("quickstart", "--mix", "talk=1"), "split 'seen' needs a kind with calls"),
         (("quickstart", "--tools", "few"), "wanted a number or a range"),
         (("quickstart", "--unseen-tools", "sel,restock"), "did you mean 'sell'"),
-        (("quickstart", "--dialect", "hermez"), "did you mean 'hermes'"),
+        (("quickstart", "--format", "native", "--dialect", "hermez"), "did you mean 'hermes'"),
+        (("quickstart", "--dialect", "hermes"), "belongs to --format native"),
+        (("quickstart", "--format", "native", "--style", "full"), "belongs to --format toolrl"),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_written(arguments: tuple[str, ...], says: str, tmp_path: Path) -> None:

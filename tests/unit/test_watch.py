@@ -20,6 +20,7 @@ from verl_toolrl.integrations.reward_info import (
     training_metrics,
 )
 from verl_toolrl.rewards import (
+    Reward,
     component_names,
     configured_reward,
     configured_watcher,
@@ -273,6 +274,15 @@ def test_training_metrics_are_means_and_ranges_of_what_is_trained_on() -> None:
         metrics[key] for key in ("reward/acc/mean", "calls/count/mean", "reward/unscheduled/format/mean")
     )
     assert {} == training_metrics([])
+
+
+def test_a_component_is_logged_under_reward_whatever_its_name_begins_with() -> None:
+    components = {"calls/polite": 1.0, "thought/short": 0.5}
+    info = reward_info(Reward(1.5, components), Reward(1.5, components), {"calls/count": 2.0, "thought/words": 3.0})
+    keys = {key.rpartition("/")[0] for key in training_metrics([info])}
+    plain = {f"reward/unscheduled/{name}" for name in ("score", *components)}
+    own = {f"reward/{name}" for name in ("score", *components)}
+    assert keys == {*own, *plain, "calls/count", "thought/words"}
 
 
 def test_groups_that_teach_nothing_are_counted() -> None:

@@ -8,7 +8,7 @@
 
 All are floats, and which names there are depends on the configured reward alone; a component with a name of the others
 is refused (`refuse_taken_names`). Validation logs them as `val-aux/<data source>/<name>/mean@1` (`val-core/...` for
-`acc`), training as `reward/...`, `calls/...` and `thought/...` (`training_metrics`).
+`acc`), training as `reward/...` but for the watched `calls/...` and `thought/...` (`training_metrics`).
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ STEP_REWARDS = "toolrl_step_rewards"
 UNSCHEDULED = "unscheduled/"
 _SEEN = "seen/"
 _WATCHED_GROUPS = ("calls/", "thought/")
+_OWN_GROUP = frozenset(name for name in WATCHED if name.startswith(_WATCHED_GROUPS))
+"""Names of the training log without `reward/`; a component may begin with the same words, and keeps it."""
 
 
 def reward_info(result: Reward, plain: Reward, watched: Mapping[str, float]) -> dict[str, float]:
@@ -97,8 +99,8 @@ def training_metrics(infos: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         infos: `reward_extra_info` of each session.
 
     Returns:
-        `<name>/mean` for what is watched, `reward/<name>/mean` for the rest; `.../max` and `.../min` too for what is
-        trained on.
+        `<name>/mean` for the watched `calls/...` and `thought/...`, `reward/<name>/mean` for the rest; `.../max` and
+        `.../min` too for what is trained on.
     """
     metrics: dict[str, float] = {}
     trained = {"score", *reported_components(infos[0])} if infos else set()
@@ -106,7 +108,7 @@ def training_metrics(infos: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         values = [info[name] for info in infos if _is_number(info.get(name))]
         if not values:
             continue
-        key = name if name.startswith(_WATCHED_GROUPS) else f"reward/{name}"
+        key = name if name in _OWN_GROUP else f"reward/{name}"
         metrics[f"{key}/mean"] = float(np.mean(values))
         if name in trained:
             metrics[f"{key}/max"], metrics[f"{key}/min"] = float(np.max(values)), float(np.min(values))

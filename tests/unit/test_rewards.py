@@ -162,6 +162,12 @@ def make_nothing():
 
 def greedy(response, gold):
     return 1.0
+
+def anything(response, **kwargs):
+    return float(kwargs["step"])
+
+def steps(response, step, **kwargs):
+    return float(step)
 """
 
 
@@ -179,6 +185,15 @@ def test_a_users_function_or_class_is_a_reward(user: str) -> None:
     assert {"a": 1.0, "b": 2.0} == make_reward(f"{user}:parts")(**arguments).components
     function = pickle.loads(pickle.dumps(make_reward(f"{user}:short")))
     assert -0.06 == function(**arguments).score
+
+
+@pytest.mark.parametrize(("name", "at_end"), [("anything", 3.0), ("steps", 10.0)])
+def test_a_function_follows_a_schedule_only_if_it_names_the_step(user: str, name: str, at_end: float) -> None:
+    reward = make_reward(f"{user}:{name}")
+    given_: dict[str, Any] = {"response": "", "ground_truth": "", "step": 3, "total_steps": 10}
+    assert (3.0, at_end) == (reward(**given_).score, unscheduled(reward)(**given_).score)
+    # The reward manager calls it a second time where the two differ.
+    assert (unscheduled(reward) == reward) is (name == "anything")
 
 
 @pytest.mark.parametrize(

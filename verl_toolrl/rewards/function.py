@@ -3,10 +3,10 @@
     def score(*, response, ground_truth, tools=None, step=0, total_steps=None):
         return 1.0 if "please" in response else 0.0
 
-The function takes the arguments it names. It returns a number, a mapping of components (the score is their sum), or a
-`Reward`. It is named by where it is, `package.module:score` or `path/to/file.py:score`, so that the configured reward
-pickles, and imported where it is first called. `Answers` checks what functions and classes return, of responses and of
-trajectories alike.
+The function takes the arguments it names, with `**kwargs` all of them; one that names `step` is called twice, see
+`unscheduled`. It returns a number, a mapping of components (the score is their sum), or a `Reward`. It is named by
+where it is, `package.module:score` or `path/to/file.py:score`, so that the configured reward pickles, and imported
+where it is first called. `Answers` checks what functions and classes return, of responses and of trajectories alike.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def _load_file(path: Path) -> Any:
 
 
 def accepted_arguments(function: Callable[..., Any], where: str) -> tuple[str, ...]:
-    """Return which of our arguments a function takes.
+    """Return which of our arguments a function takes; with `**kwargs`, all of them.
 
     Raises:
         ConfigError: If it asks for an argument that we do not have, or does not take `response`.
@@ -87,6 +87,12 @@ def accepted_arguments(function: Callable[..., Any], where: str) -> tuple[str, .
     if "response" not in names:
         raise ConfigError(f"{where}: must take 'response'; we give {', '.join(_ARGUMENTS)}")
     return names
+
+
+def names_step(function: Callable[..., Any]) -> bool:
+    """Whether a function names `step`, so that what it answers may follow a schedule; `**kwargs` names nothing."""
+    parameter = inspect.signature(function).parameters.get("step")
+    return parameter is not None and parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
 
 
 class AnswerError(ConfigError):
@@ -239,8 +245,8 @@ class FunctionReward:
         return checked
 
     def unscheduled(self) -> FunctionReward:
-        """The same function at the end of the run, where it asks for the step at all."""
-        if "step" not in accepted_arguments(load_object(self.path), self.path):
+        """The same function at the end of the run, where it names the step (else it need not be called twice)."""
+        if not names_step(load_object(self.path)):
             return self
         plain = replace(self, at_end=True)
         object.__setattr__(plain, "_answers", self._answers)  # both are reported side by side

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from verl_toolrl.cli import app
 from verl_toolrl.errors import ConfigError
 from verl_toolrl.launch.recipes import compose, find_recipe, known_recipes, recipe_folder
+from verl_toolrl.recipe_check.names import check_reward
 from verl_toolrl.rewards import configured_reward
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("verl") is None, reason="needs verl beside us")
@@ -279,6 +280,15 @@ def test_a_variant_sets_what_its_source_says(name: str, kwargs: dict[str, Any], 
     assert {f"reward.reward_kwargs.{key}": value for key, value in kwargs.items()} == values_of(f"variant/{name}.yaml")
     result = configured_reward(kwargs)(response=LACKS_UNIT, ground_truth=TRUTH, step=75, total_steps=150)
     assert parts == pytest.approx(tuple(result.components.values()), abs=1e-12)
+
+
+def test_a_switch_without_effect_is_mentioned_and_no_mistake() -> None:
+    kwargs: dict[str, Any] = {"mode": "released", "dynamic_length": True}
+    mix = {"reward": "mix", "rewards": {"theirs": {"reward": "toolrl", **kwargs}, "tool_n1": {}}}
+    for options, key in ((kwargs, "dynamic_length"), (mix, "rewards.theirs.dynamic_length")):
+        (found,) = check_reward({"reward": {"reward_manager": {"name": "toolrl"}, "reward_kwargs": options}})
+        assert (f"reward.reward_kwargs.{key}", False) == (found.key, found.is_error)
+        assert "it needs length: true" in found.message
 
 
 def test_every_variant_is_in_the_table() -> None:

@@ -29,6 +29,30 @@ SWITCHES = {
 TRUTH = '<think> t </think>\n<tool_call>\n{"name": "f", "parameters": {"x": 1}}\n</tool_call>'
 
 
+WITHOUT_EFFECT: list[tuple[dict[str, Any], dict[str, str]]] = [
+    ({}, {}),
+    ({"dynamic_length": True}, {"dynamic_length": "length: true"}),
+    ({"dynamic_length": True, "length": True}, {}),
+    ({"coarse": True}, {}),
+    ({"finegrained": True, "intermediate": True}, {}),
+    (
+        {"coarse": True, "finegrained": True, "intermediate": True},
+        {"finegrained": "coarse: false", "intermediate": "coarse: false"},
+    ),
+]
+
+
+@pytest.mark.parametrize(("options", "expected"), WITHOUT_EFFECT, ids=lambda value: str(value)[:50])
+def test_switches_that_change_nothing_say_what_they_need(options: dict[str, Any], expected: dict[str, str]) -> None:
+    reward: Any = make_reward("toolrl", mode="released", **options)
+    assert expected == reward.without_effect
+    plain = make_reward("toolrl", mode="released", **{key: True for key in options if key not in expected})
+    wrong = TRUTH.replace('"x": 1', '"y": 1, "x": 1')
+    for response in (TRUTH, wrong, ""):
+        given_: dict[str, Any] = {"response": response, "ground_truth": TRUTH, "step": 9}
+        assert plain(**given_) == reward(**given_)
+
+
 def test_every_executed_vector_of_the_authors_scorer_is_met(shared: Path) -> None:
     """Switches count only for "1"; STRICTMATCH is read nowhere."""
     vectors = json.loads((shared / "vectors" / "toolrl.json").read_text())

@@ -85,12 +85,25 @@ def test_paper_counts_words_of_the_thought() -> None:
         ({"scale": "dynamics"}, "did you mean 'dynamic'"),
         ({"granularity": "coarse", "pairs": "any"}, "contradict"),
         ({"switch_step": 0}, "switch_step must be a whole number"),
+        (
+            {"length_target": 400},
+            "length_target 400 has no effect with length 'none'; it needs length: fixed or dynamic",
+        ),
+        ({"switch_step": 9}, "switch_step 9 has no effect with scale 'original'; it needs scale: two_stage"),
+        ({"switch_step": 9, "scale": "dynamic"}, "no effect with scale 'dynamic'"),
         ({"cost": 2}, "'cost' belongs to mode robust"),
     ],
 )
 def test_a_wrong_option_of_paper_raises(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make_reward("toolrl", mode="paper", **options)
+
+
+def test_paper_takes_what_it_has_by_default_and_drops_the_switch_with_the_schedule() -> None:
+    assert make_reward("toolrl", mode="paper", length_target=512, switch_step=30) == make_reward("toolrl", mode="paper")
+    options: dict[str, Any] = {"scale": "two_stage", "switch_step": 9, "length": "dynamic", "length_target": 4}
+    plain = unscheduled(make_reward("toolrl", mode="paper", **options))
+    assert plain == make_reward("toolrl", mode="paper", length="fixed", length_target=4)
 
 
 def test_paper_needs_the_length_of_the_run_for_a_dynamic_scale() -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from verl_toolrl.errors import ConfigError, DatasetError
 from verl_toolrl.formats import write_response
 from verl_toolrl.matching import best_pairing, freeze_call
-from verl_toolrl.rewards import Reward, make_reward
+from verl_toolrl.rewards import Reward, make_reward, unscheduled
 from verl_toolrl.rewards.robust import _pair, pair_total
 from verl_toolrl.trajectory import ToolCall
 
@@ -275,6 +275,8 @@ def test_pairing_equal_calls_first_is_optimal(given_calls: list[ToolCall], truth
         ({"weights": {"format": "linear(1)"}}, "weights.format: 'linear\\(1\\)'"),
         ({"equal_max": True}, "'equal_max' belongs to mode released"),
         ({"length_target": 0}, "length_target must be above 0"),
+        ({"length_target": 4}, "length_target 4 has no effect with weights.length 0; it needs weights: {length"),
+        ({"length_target": "linear(3 -> 6)", "weights": {"length": "0.0"}}, "length_target .* has no effect"),
         ({"in_thought": "yes"}, "in_thought must be true or false"),
         ({"chat_family": "lama"}, "did you mean 'llama'"),
     ],
@@ -282,6 +284,14 @@ def test_pairing_equal_calls_first_is_optimal(given_calls: list[ToolCall], truth
 def test_a_wrong_option_raises(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make_reward("toolrl", mode="robust", **options)
+
+
+def test_a_length_target_is_taken_where_the_weight_is_not_always_0() -> None:
+    make_reward("toolrl", length_target="512.0")  # the default, written otherwise
+    reward = make_reward("toolrl", weights={"length": "linear(1 -> 0)"}, length_target=4)
+    # One word of four, and nothing at the end.
+    given_: dict[str, Any] = {"response": text([F1]), "ground_truth": text([F1]), "step": 0, "total_steps": 10}
+    assert (0.25, 0.0) == tuple(each(**given_).components["length"] for each in (reward, unscheduled(reward)))
 
 
 def test_weights_follow_their_schedules_and_the_score_is_the_sum() -> None:

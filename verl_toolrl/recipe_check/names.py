@@ -68,10 +68,27 @@ def check_reward(config: Mapping[str, Any]) -> Iterator[Finding]:
 
     options = {str(key): value for key, value in (select(config, "reward.reward_kwargs") or {}).items()}
     try:
-        configured_watcher(options, configured_reward(options))
+        reward = configured_reward(options)
+        configured_watcher(options, reward)
     except (AuthorError, TypeError) as err:
         wrong = next((name for name in options if str(name) in str(err)), "")
         yield Finding(f"reward.reward_kwargs.{wrong}".rstrip("."), str(err))
+        return
+    yield from _without_effect(reward, "reward.reward_kwargs")
+
+
+def _without_effect(reward: Any, key: str) -> Iterator[Finding]:
+    """Yield the switches of the released scorer that change nothing, also in the parts of a mix."""
+    from verl_toolrl.rewards.mix import MixReward
+    from verl_toolrl.rewards.released import ReleasedReward
+
+    if isinstance(reward, ReleasedReward):
+        for option, needs in reward.without_effect.items():
+            message = f"changes nothing, as in the authors' code: it needs {needs}"
+            yield Finding(f"{key}.{option}", message, is_error=False)
+    elif isinstance(reward, MixReward):
+        for name, part, _ in reward.parts:
+            yield from _without_effect(part, f"{key}.rewards.{name}")
 
 
 def check_algorithm(config: Mapping[str, Any]) -> Iterator[Finding]:

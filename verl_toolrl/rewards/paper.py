@@ -48,9 +48,9 @@ class PaperReward:
     length: str = "none"
     """Length reward (§5.1): none, fixed, or dynamic (the target doubles over the run)."""
     length_target: int = 512
-    """Words of a thought that earn the whole length reward."""
+    """Words of a thought that earn the whole length reward; refused with length none, which counts no words."""
     switch_step: int = 30
-    """First step of the second stage, for two_stage."""
+    """First step of the second stage; refused with another scale than two_stage."""
     chat_family: str = "none"
     """Template to cut away: none, qwen or llama."""
 
@@ -66,7 +66,20 @@ class PaperReward:
                 raise ConfigError(f"toolrl (paper): {option} must be a whole number from 1 on, got {value!r}")
         if self.pairs == "any" and self.granularity == "coarse":
             raise ConfigError("toolrl (paper): pairs 'any' and granularity 'coarse' contradict: coarse pairs nothing")
+        if self.length == "none":
+            self._refuse_without_effect("length_target", "length", "fixed or dynamic")
+        if self.scale != "two_stage":
+            self._refuse_without_effect("switch_step", "scale", "two_stage")
         check_family("toolrl (paper)", self.chat_family)
+
+    def _refuse_without_effect(self, option: str, needs: str, wanted: str) -> None:
+        """Refuse another value than the default's of an option that nothing reads."""
+        given = getattr(self, option)
+        if given != getattr(type(self), option):
+            found = getattr(self, needs)
+            raise ConfigError(
+                f"toolrl (paper): {option} {given} has no effect with {needs} {found!r}; it needs {needs}: {wanted}"
+            )
 
     def __call__(
         self, *, response: Any, ground_truth: Any, tools: Any = None, step: int = 0, total_steps: int | None = None
@@ -90,8 +103,12 @@ class PaperReward:
 
     def unscheduled(self) -> PaperReward:
         """The same reward with the ranges and the length target that hold without a schedule."""
-        scale = self.scale if self.scale == "equal_max" else "original"
-        return replace(self, scale=scale, length="fixed" if self.length == "dynamic" else self.length)
+        return replace(
+            self,
+            scale=self.scale if self.scale == "equal_max" else "original",
+            switch_step=PaperReward.switch_step,  # another would be refused
+            length="fixed" if self.length == "dynamic" else self.length,
+        )
 
     def _ranges(self, step: int, total_steps: int | None) -> tuple[float, float, float, float]:
         if self.scale == "equal_max":

@@ -47,7 +47,8 @@ class ReleasedReward:
     length: bool = False
     """WITHLENGTH: adds the words of the last thought / 512, at most 1."""
     dynamic_length: bool = False
-    """SCHEDULELENGTH: the target grows from 384 words by 256 per 105 steps. Without `length` it changes nothing."""
+    """SCHEDULELENGTH: the target grows from 384 words by 256 per 105 steps. Without `length` it changes nothing, which
+    the original accepts and `verl-toolrl recipes check` mentions."""
     finegrained: bool = False
     """REFINEDREWARD: names and keys must be equal as ordered lists."""
     intermediate: bool = False
@@ -85,6 +86,14 @@ class ReleasedReward:
     def component_names(self) -> tuple[str, ...]:
         """Names of the components."""
         return COMPONENTS
+
+    @property
+    def without_effect(self) -> dict[str, str]:
+        """Switches that are on and change nothing, as in the original, each with what it needs to change something."""
+        found = {"dynamic_length": "length: true"} if self.dynamic_length and not self.length else {}
+        if self.coarse:  # decides before names and parameters are looked at
+            found.update({name: "coarse: false" for name in ("finegrained", "intermediate") if getattr(self, name)})
+        return found
 
     def unscheduled(self) -> ReleasedReward:
         """The same reward with the switches off that depend on the step."""

@@ -39,6 +39,7 @@ from verl_toolrl.trajectory import ToolCall
 __all__ = ["COMPONENTS", "RobustReward"]
 
 _COMPARE = ("typed", "schema")
+_TARGET_WORDS = 512
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,9 @@ class RobustReward:
     """typed: equality of JSON; schema: after normalising both sides with the tools' JSON Schema."""
     weights: Mapping[str, Any] = field(default_factory=dict)
     """Factor of a component, a number or a schedule. format and correctness default to 1, length to 0."""
-    length_target: Any = 512
-    """Words of a thought that earn the whole length component, a number or a schedule."""
+    length_target: Any = _TARGET_WORDS
+    """Words of a thought that earn the whole length component, a number or a schedule; refused where the component's
+    weight is 0 in every step."""
     in_thought: bool = False
     """The prompt ends inside an open thought (the chat template writes `<think>`)."""
     chat_family: str = "none"
@@ -86,6 +88,11 @@ class RobustReward:
         target = parse_schedule(self.length_target, "toolrl (robust): length_target")
         if target.bounds[0] <= 0:
             raise ConfigError(f"toolrl (robust): length_target must be above 0, got {self.length_target!r}")
+        if schedules["length"].bounds == (0, 0) and target != parse_schedule(_TARGET_WORDS):
+            raise ConfigError(
+                f"toolrl (robust): length_target {self.length_target!r} has no effect with weights.length 0; "
+                "it needs weights: {length: ...}, a number other than 0 or a schedule"
+            )
         constant = all(schedule.is_constant for schedule in schedules.values())
         object.__setattr__(self, "_weights", schedules)
         object.__setattr__(self, "_factors", {n: s.at(0) for n, s in schedules.items()} if constant else None)
@@ -125,9 +132,9 @@ class RobustReward:
         target: Schedule = self._target  # type: ignore[attr-defined]
         if target.is_constant and all(schedule.is_constant for schedule in weights.values()):
             return self
-        return replace(
-            self, weights={name: schedule.end for name, schedule in weights.items()}, length_target=target.end
-        )
+        ends = {name: schedule.end for name, schedule in weights.items()}
+        # A target beside a weight that ends at 0 would be refused.
+        return replace(self, weights=ends, length_target=target.end if ends["length"] else _TARGET_WORDS)
 
     def _factors_at(self, step: int, total_steps: int | None) -> dict[str, float]:
         constant: dict[str, float] | None = self._factors  # type: ignore[attr-defined]

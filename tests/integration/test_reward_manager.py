@@ -21,10 +21,12 @@ from omegaconf import DictConfig, OmegaConf
 from tensordict import TensorDict
 from verl import DataProto
 from verl.experimental.reward_loop.reward_manager import get_reward_manager_cls
+from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 
 from verl_toolrl.errors import ConfigError, InfrastructureError
-from verl_toolrl.integrations.reward_manager import PATIENCE
-from verl_toolrl.rewards import make_reward
+from verl_toolrl.integrations import trainer
+from verl_toolrl.integrations.reward_manager import PATIENCE, hold_workers_to, reward_from_config
+from verl_toolrl.rewards import answered_components, make_reward
 from verl_toolrl.rewards.function import load_object
 from verl_toolrl.rewards.watch import WATCHED
 
@@ -79,7 +81,11 @@ def score(manager: Any, *responses: str, step: int = 0, **more: Any) -> dict[str
 
 
 def manager(**reward_kwargs: Any) -> Any:
-    return get_reward_manager_cls("toolrl")(config=config(**reward_kwargs), tokenizer=Characters(), compute_score=None)
+    return build(config(**reward_kwargs))
+
+
+def build(config: DictConfig) -> Any:
+    return get_reward_manager_cls("toolrl")(config=config, tokenizer=Characters(), compute_score=None)
 
 
 def test_a_right_answer_earns_the_maximum_under_verls_keys() -> None:
@@ -151,6 +157,48 @@ def test_components_that_change_are_refused(tmp_path: Path) -> None:
     score(scored, "a")
     with pytest.raises(ConfigError, match="the answer lacks 'a' and adds 'b'; its first answer had the components a"):
         score(scored, "b")
+
+
+def test_all_workers_are_held_to_what_the_check_at_the_start_was_answered(tmp_path: Path) -> None:
+    path = own_reward(tmp_path, "def score(*, response):\n    return {response or 'a': 1.0}\n")
+    given = config(reward=path)
+    reward = reward_from_config(given)
+    reward(response="", ground_truth="")
+    OmegaConf.set_struct(given, True)  # as Hydra makes it
+    hold_workers_to(reward, given)
+    workers = [build(OmegaConf.create(pickle.loads(pickle.dumps(given)))) for _ in range(2)]
+    for worker in workers:
+        with pytest.raises(ConfigError, match="adds 'b'; its answer to an empty response, before the run, had .* a "):
+            score(worker, "b")
+        assert 1.0 == score(worker, "a")["reward_score"]
+
+
+def test_the_trainer_tells_the_workers_before_verl_makes_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """verl 0.9.1 loads the rows first, and makes the reward workers from the configuration after that."""
+    setup = inspect.getsource(PPOTrainer._setup)
+    assert (
+        0 < setup.index("self._init_dataloader()") < setup.index("RewardLoopManager(\n            config=self.config")
+    )
+
+    given = config(reward=own_reward(tmp_path, "def score(*, response):\n    return {'a': 1.0}\n"))
+    (tmp_path / "x.jsonl").write_text("{}\n")
+    given.data = {"train_files": str(tmp_path / "x.jsonl"), "val_files": [], "max_prompt_length": 9}
+
+    class Rows:
+        def _init_dataloader(self) -> None:
+            self.train_dataset = self.val_dataset = [1]
+
+    def scored(files: Any, reward: Any) -> int:
+        reward(response="", ground_truth="")
+        return 1
+
+    for name in ("check_log_prob_sample", "estimator_options", "check_rollout"):
+        monkeypatch.setattr(trainer, name, lambda *_: None)
+    monkeypatch.setattr(trainer, "check_files", scored)
+    made: Any = object.__new__(type("Trainer", (trainer.ToolRLTrainerMixin, Rows), {}))
+    made.config, made.tokenizer = given, None
+    made._init_dataloader()
+    assert [["a"]] == answered_components(build(given).reward)
 
 
 @pytest.mark.parametrize("column", ['[{"name": "f"}]', [{"type": "function", "function": {"name": "f"}}]], ids=type)

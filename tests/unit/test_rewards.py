@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 import pickle
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,15 @@ import pytest
 
 from verl_toolrl.errors import ConfigError, DatasetError
 from verl_toolrl.formats import write_response
-from verl_toolrl.rewards import known_rewards, make_reward, register_reward, unscheduled
+from verl_toolrl.rewards import (
+    answered_components,
+    configured_reward,
+    expect_components,
+    known_rewards,
+    make_reward,
+    register_reward,
+    unscheduled,
+)
 from verl_toolrl.rewards.ground_truth import parse_ground_truth
 from verl_toolrl.rewards.trajectory import score_trajectory, takes_trajectory
 from verl_toolrl.rewards.watch import make_watcher
@@ -302,6 +311,45 @@ def test_a_pickled_reward_keeps_its_components_and_so_does_the_form_without_sche
         with pytest.raises(ConfigError, match="lacks 'a' and adds 'b'"):
             form(response="{'b': 1}", ground_truth="")
     assert reward == pickle.loads(pickle.dumps(reward))
+
+
+BUILT_TWICE: list[tuple[dict[str, Any], list[list[str] | None]]] = [
+    ({"reward": "{user}:given"}, [["a"]]),
+    ({"reward": "{user}:Given"}, [["a"]]),
+    ({"reward": "tool_n1"}, []),
+    (
+        {
+            "reward": "mix",
+            "rewards": {"tool_n1": {}, "x": {"reward": "{user}:Given"}, "y": {"function": "{user}:given"}},
+        },
+        [["a"], ["a"]],
+    ),
+]
+
+
+@pytest.mark.parametrize(("kwargs", "expected"), BUILT_TWICE, ids=lambda value: str(value)[:40])
+def test_a_reward_that_is_built_anew_can_be_held_to_what_the_first_answered(
+    user: str, kwargs: dict[str, Any], expected: list[list[str] | None]
+) -> None:
+    first, anew = (configured_reward(json.loads(json.dumps(kwargs).replace("{user}", user))) for _ in range(2))
+    unanswered: list[list[str] | None] = [None for _ in expected]
+    assert unanswered == answered_components(first)
+    expect_components(anew, unanswered, "nobody")  # holds it to nothing
+    first(response="{'a': 1}", ground_truth=[])
+    assert expected == answered_components(first)
+    expect_components(anew, answered_components(first), "the trainer's")
+    anew(response="{'a': 2}", ground_truth=[])
+    if expected:
+        with pytest.raises(ConfigError, match="the answer lacks 'a' and adds 'b'; the trainer's had the components a"):
+            unscheduled(anew)(response="{'b': 1}", ground_truth=[])
+
+
+def test_a_wrong_first_answer_does_not_hold_later_ones_against_what_is_expected(user: str) -> None:
+    reward = make_reward(f"{user}:given")
+    expect_components(reward, [["a"]], "the trainer's")
+    with pytest.raises(ConfigError, match="adds 'b'"):
+        reward(response="{'b': 1}", ground_truth="")
+    assert 1.0 == reward(response="{'a': 1}", ground_truth="").score
 
 
 def test_threads_agree_on_the_first_answer(user: str) -> None:

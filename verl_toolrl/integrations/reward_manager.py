@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from verl import DataProto
 from verl.experimental.reward_loop.reward_manager import register
 from verl.experimental.reward_loop.reward_manager.base import RewardManagerBase
@@ -27,17 +27,26 @@ from verl_toolrl.integrations.lost_sessions import reported_reward_errors
 from verl_toolrl.integrations.response_text import response_text
 from verl_toolrl.integrations.reward_info import refuse_taken_names, reward_info
 from verl_toolrl.integrations.trajectory_travel import read_trajectory, trajectory_result
-from verl_toolrl.rewards import configured_reward, configured_watcher, reads_special_tokens, unscheduled
+from verl_toolrl.rewards import (
+    answered_components,
+    configured_reward,
+    configured_watcher,
+    expect_components,
+    reads_special_tokens,
+    unscheduled,
+)
 from verl_toolrl.rewards.trajectory import takes_trajectory
 from verl_toolrl.toolbox.threads import Threads
 
-__all__ = ["ToolRLRewardManager", "reward_from_config", "reward_options", "total_steps_of"]
+__all__ = ["ToolRLRewardManager", "hold_workers_to", "reward_from_config", "reward_options", "total_steps_of"]
 
 PATIENCE = 120.0
 """Seconds from its start after which a reward that has not answered counts as a failure of infrastructure, never as a
 score. Waiting for a thread is not counted."""
 THREADS = min(32, (os.cpu_count() or 1) + 4)
 """Rewards that run at once in a worker; as many as asyncio's own pool has."""
+_ANSWERED = "toolrl_answered_components"
+"""Key under `reward` that our trainers write for the reward workers; nobody else does."""
 
 
 def reward_options(config: DictConfig) -> dict[str, Any]:
@@ -54,6 +63,20 @@ def reward_from_config(config: DictConfig) -> Any:
         ConfigError: If an option is unknown or contradicts another.
     """
     return configured_reward(reward_options(config))
+
+
+def hold_workers_to(reward: Any, config: DictConfig) -> None:
+    """Write into the configuration which components a user's own rewards have answered.
+
+    Each of verl's reward workers builds the reward anew; without this each would be held to its own first answer, and
+    two workers could answer other components. Must be called before verl makes the workers from the configuration.
+
+    Args:
+        reward: That of the configuration, after it has scored every row with an empty response.
+        config: The trainer's whole configuration.
+    """
+    with open_dict(config):
+        config.reward[_ANSWERED] = answered_components(reward)
 
 
 def total_steps_of(config: DictConfig) -> int | None:
@@ -80,6 +103,9 @@ class ToolRLRewardManager(RewardManagerBase):
         self.tokenizer: Any = tokenizer
         options = reward_options(config)
         self.reward = configured_reward(options)
+        if config.reward.get(_ANSWERED) is not None:
+            origin = "its answer to an empty response, before the run,"
+            expect_components(self.reward, config.reward[_ANSWERED], origin)
         self.plain = unscheduled(self.reward)
         self.watch = configured_watcher(options, self.reward)
         self.special_tokens = reads_special_tokens(self.reward, self.watch)

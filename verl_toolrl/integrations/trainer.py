@@ -2,7 +2,7 @@
 
 It gives what verl's registries cannot: the reward's components in the training log (verl keeps them for validation
 only) and in the estimators (`estimators`), a shorter pause between two looks for finished rollouts, and a check of
-every row before a model is loaded.
+every row before a model is loaded, whose answers say which components all reward workers must give.
 
     trainer:
       v1: {trainer_mode: toolrl_sync}
@@ -32,7 +32,7 @@ from verl_toolrl.integrations.estimators import StepInputs, estimator_options, s
 from verl_toolrl.integrations.log_probs import SampledLogProbsMixin, check_log_prob_sample
 from verl_toolrl.integrations.lost_share import AnnouncingManager
 from verl_toolrl.integrations.reward_info import group_metrics, training_metrics
-from verl_toolrl.integrations.reward_manager import reward_from_config
+from verl_toolrl.integrations.reward_manager import hold_workers_to, reward_from_config
 from verl_toolrl.integrations.rollout_check import check_rollout
 from verl_toolrl.integrations.rollout_watch import RolloutWatch
 from verl_toolrl.integrations.rows import as_list, check_files, report_dropped, rows_of
@@ -100,6 +100,7 @@ class ToolRLTrainerMixin(SampledLogProbsMixin):
         reward = reward_from_config(self.config)
         estimator_options(self.config)
         rows = {name: check_files(as_list(data[f"{name}_files"]), reward) for name in max_rows}
+        hold_workers_to(reward, self.config)
         every_row = (row for name in max_rows for row in rows_of(as_list(data[f"{name}_files"])))
         check_rollout(self.config, self.tokenizer, reward, every_row)  # type: ignore[attr-defined]
         super()._init_dataloader()  # type: ignore[misc]

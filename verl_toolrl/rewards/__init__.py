@@ -12,9 +12,11 @@ frozen dataclass and pickles into Ray workers.
 
 from verl_toolrl.rewards.base import Reward, RewardFunction, known_rewards, make_reward, register_reward
 from verl_toolrl.rewards.configured import (
+    answered_components,
     component_names,
     configured_reward,
     configured_watcher,
+    expect_components,
     reads_special_tokens,
     unscheduled,
 )
@@ -22,9 +24,11 @@ from verl_toolrl.rewards.configured import (
 __all__ = [
     "Reward",
     "RewardFunction",
+    "answered_components",
     "component_names",
     "configured_reward",
     "configured_watcher",
+    "expect_components",
     "known_rewards",
     "make_reward",
     "reads_special_tokens",

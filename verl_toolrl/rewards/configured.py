@@ -10,15 +10,24 @@ reward:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from verl_toolrl.errors import ConfigError
 from verl_toolrl.formats import DIALECTS
 from verl_toolrl.rewards.base import RewardFunction, make_reward
+from verl_toolrl.rewards.function import Answers
 from verl_toolrl.rewards.watch import Watcher, make_watcher
 
-__all__ = ["component_names", "configured_reward", "configured_watcher", "reads_special_tokens", "unscheduled"]
+__all__ = [
+    "answered_components",
+    "component_names",
+    "configured_reward",
+    "configured_watcher",
+    "expect_components",
+    "reads_special_tokens",
+    "unscheduled",
+]
 
 
 def configured_reward(reward_kwargs: Mapping[str, Any]) -> RewardFunction:
@@ -64,6 +73,39 @@ def component_names(reward: RewardFunction) -> tuple[str, ...] | None:
     """Names of the components of a configured reward; None where only a call tells (a user's own)."""
     names = getattr(reward, "component_names", None)
     return None if names is None else tuple(names)
+
+
+def answered_components(reward: RewardFunction) -> list[list[str] | None]:
+    """Return which components a user's own rewards are held to by what they answered so far.
+
+    Returns:
+        An entry for each, those of a mix in its order; None for one that has not answered yet. Empty where all rewards
+        are ours.
+    """
+    return [None if each.names is None else list(each.names) for each in _answers(reward)]
+
+
+def expect_components(reward: RewardFunction, answered: Sequence[Sequence[str] | None], origin: str) -> None:
+    """Hold a user's own rewards to what the same configuration answered in another process.
+
+    Args:
+        reward: Built from that configuration; called by nobody yet.
+        answered: What `answered_components` said there.
+        origin: How the message of an error names that answer.
+    """
+    for each, names in zip(_answers(reward), answered, strict=True):
+        if names is not None:
+            each.expect(names, origin)
+
+
+def _answers(reward: Any) -> Iterator[Answers]:
+    """Yield what holds the rewards of a user to their answers."""
+    own = getattr(reward, "_answers", None)
+    if isinstance(own, Answers):
+        yield own
+        return  # what a user's class is made of is its own
+    for part in getattr(reward, "parts", ()):
+        yield from _answers(part[1])
 
 
 def unscheduled(reward: RewardFunction) -> RewardFunction:

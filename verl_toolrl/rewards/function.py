@@ -17,7 +17,7 @@ import importlib.util
 import inspect
 import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from numbers import Real
@@ -112,7 +112,8 @@ class Answers:
     """Checks what one reward of a user answers: finite numbers, and the same components every time.
 
     The components of the first answer are what the others are held to: a log would change in the middle of a run, and
-    GDPO would have nothing to normalise. Threads share them, and a pickled copy takes them along.
+    GDPO would have nothing to normalise. Threads share them, and a pickled copy takes them along; `expect` is for
+    another process that builds the same reward anew.
 
     Args:
         where: How the message of an error names the reward.
@@ -120,7 +121,22 @@ class Answers:
 
     def __init__(self, where: str) -> None:
         self._where = where
+        self._origin = "its first answer"
         self._first: dict[str, tuple[str, ...]] = {}
+
+    @property
+    def names(self) -> tuple[str, ...] | None:
+        """The components that every answer must have; None before the first."""
+        return self._first.get("names")
+
+    def expect(self, names: Iterable[str], origin: str) -> None:
+        """Hold every answer to these components, as if they were those of the first.
+
+        Args:
+            names: Components that the same reward answered elsewhere.
+            origin: How the message of an error names that answer.
+        """
+        self._first, self._origin = {"names": tuple(names)}, origin
 
     def checked(self, answer: Any) -> Any:
         """Return a number, a mapping or a `Reward` as a `Reward` of floats; what has `step_rewards` as it is.
@@ -155,7 +171,7 @@ class Answers:
                 f"{what} {', '.join(map(repr, each))}" for what, each in (("lacks", missing), ("adds", new)) if each
             )
             raise OtherComponentsError(
-                f"{self._where}: the answer {found}; its first answer had the components {', '.join(first) or 'none'} "
+                f"{self._where}: the answer {found}; {self._origin} had the components {', '.join(first) or 'none'} "
                 "(a plain number is 'function'), and every answer needs the same"
             )
 

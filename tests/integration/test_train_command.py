@@ -70,6 +70,7 @@ def test_the_shown_line_works_by_itself(tmp_path: Path, data: list[str], own_yam
         (["toolrl/quickstart", "trainer"], "is no override"),
         (["toolrl/quickstart", "data.train_files=gone.parquet"], "data.train_files: gone.parquet does not exist"),
         (["toolrl/quickstart", "DATA", "launch.memory_gb=1e6"], "needs about 1000000 GB"),
+        (["toolrl/quickstart", "DATA", "launch.memory_gb=0.1", "+trainer.tset_freq=5"], "did you mean 'test_freq'"),
         (["toolrl/quickstart", "DATA", "--force", "--resume"], "--resume needs --output"),
         (["toolrl/quickstart", "DATA", "--force", "--resume", "-o", "nothing"], "nothing to resume"),
         (["toolrl/quickstart", "DATA", "--force", "-o", "."], "is not a run of verl-toolrl"),

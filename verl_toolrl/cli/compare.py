@@ -49,7 +49,7 @@ def compare(
     ] = 128,
     warm_up: Annotated[int, typer.Option(min=1, help="With --prepare: supervised steps of 4 rows.")] = 20,
     force: Annotated[
-        bool, typer.Option("--force", help="Start even if less memory is free than the recipe needs.")
+        bool, typer.Option("--force", help="Start even if memory is short or `recipes check` finds mistakes.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the commands that would run, and leave.")] = False,
 ) -> None:

@@ -34,10 +34,10 @@ def train(
         bool, typer.Option("--verbose", "-v", help="Show what verl, Ray and the engine write (it is in train.log too).")
     ] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Start even if less memory is free than the recipe needs.")
+        bool, typer.Option("--force", help="Start even if memory is short or `recipes check` finds mistakes.")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check the recipe, print the command that would run, and leave.")
+        bool, typer.Option("--dry-run", help="Check what a start checks, print the command that would run, and leave.")
     ] = False,
 ) -> None:
     """Train with a recipe: prints the verl command it runs, shows live progress, leaves no process behind.
@@ -57,6 +57,9 @@ def train(
     console = Console()
     plan = plan_run(recipe, overrides or [], output=output, resume=resume, force=force, dry_run=dry_run)
     console.out(plan.command.shell_line(), highlight=False)
+    for note in plan.notes:
+        # Standard output of a dry run is the command alone.
+        typer.echo(note, err=dry_run)
     if dry_run:
         return
     if plan.cluster is not None:

@@ -7,7 +7,7 @@ file, row and reason, what is too long is counted.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from verl_toolrl.rewards.ground_truth import parse_ground_truth
 from verl_toolrl.rewards.trajectory import empty_trajectory, score_trajectory, takes_trajectory
 from verl_toolrl.schema import validate_row
 
-__all__ = ["as_list", "check_files", "report_dropped", "rows_of"]
+__all__ = ["as_list", "check_files", "check_row", "report_dropped", "rows_of"]
 
 
 def rows_of(files: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -61,17 +61,7 @@ def check_files(files: Sequence[str], reward: RewardFunction) -> int:
         rows, uncompared = 0, ""
         for rows, row in enumerate(_rows(path), 1):
             where = f"{path.name}: row {rows - 1}"
-            validate_row(row, where)
-            tools = row_tools(row, where) or None
-            try:
-                if takes_trajectory(reward):
-                    result, _ = score_trajectory(reward, empty_trajectory(row), total_steps=1)
-                else:
-                    truth = row["reward_model"]["ground_truth"]
-                    result = reward(response="", ground_truth=truth, tools=tools, total_steps=1)
-            except DatasetError as err:
-                raise DatasetError(f"{where}: {err}") from err
-            refuse_taken_names(reward, result.components, trajectory=takes_trajectory(reward))
+            check_row(row, reward, where)
             if not uncompared and not takes_trajectory(reward):
                 uncompared = _uncompared(row["reward_model"]["ground_truth"], where)
         if uncompared:
@@ -92,6 +82,31 @@ def _uncompared(ground_truth: Any, where: str) -> str:
             "0, unless the reward reports an acc of its own"
         )
     return ""
+
+
+def check_row(row: Mapping[str, Any], reward: RewardFunction, where: str) -> None:
+    """Check the form of a row and its ground truth: the reward scores an empty response.
+
+    Args:
+        row: As the file has it.
+        reward: The reward of the run.
+        where: Begins the text of an error.
+
+    Raises:
+        DatasetError: The row is wrong.
+        ConfigError: If the reward does not answer as it must, or a component of it has a name of ours.
+    """
+    validate_row(row, where)
+    tools = row_tools(row, where) or None
+    try:
+        if takes_trajectory(reward):
+            result, _ = score_trajectory(reward, empty_trajectory(row), total_steps=1)
+        else:
+            truth = row["reward_model"]["ground_truth"]
+            result = reward(response="", ground_truth=truth, tools=tools, total_steps=1)
+    except DatasetError as err:
+        raise DatasetError(f"{where}: {err}") from err
+    refuse_taken_names(reward, result.components, trajectory=takes_trajectory(reward))
 
 
 def report_dropped(dataset: Any, rows: int, config: DictConfig, where: str) -> int:

@@ -23,7 +23,7 @@ from verl_toolrl.launch.command import Command, build_command, ray_cluster
 from verl_toolrl.launch.failure import last_error, tail_of
 from verl_toolrl.launch.keeper import describe_exit
 from verl_toolrl.launch.metrics import records_of
-from verl_toolrl.launch.preflight import check_engine, check_files, check_memory, check_ports
+from verl_toolrl.launch.preflight import check_engine, check_files, check_memory, check_ports, check_recipe
 from verl_toolrl.launch.processes import Process, adopt_orphans, descendants, members, process_table
 from verl_toolrl.launch.progress import Progress, duration
 from verl_toolrl.launch.recipes import Composed, compose, find_recipe, override_key
@@ -75,6 +75,9 @@ class Plan:
     resume_step: int | None
     """Checkpoint that verl goes on from; None at a first start, or when no checkpoint was saved."""
 
+    notes: tuple[str, ...] = ()
+    """What is to be said before the start."""
+
 
 def plan_run(
     recipe_text: str,
@@ -94,8 +97,9 @@ def plan_run(
         overrides: Hydra overrides of the user.
         output: Run folder; by default a new one below `outputs/`.
         resume: Go on with the run of `output`.
-        force: Start even if memory is short.
-        can_force: Whether the command has `--force`, which a refusal then names.
+        force: Start even if memory is short or `recipes check` finds mistakes.
+        can_force: Whether the command has `--force`, which a refusal then names. Without it the recipe is one of ours
+            with settings of ours, and is not checked.
         dry_run: Write nothing.
         files_to_come: Whether data and model are made by a stage before this run.
 
@@ -123,8 +127,11 @@ def plan_run(
             f"{folder} has reached its last step ({saved}): trainer.total_training_steps=N goes on to a later one"
         )
     cluster = ray_cluster(composed, os.environ)
-    if cluster is None and not dry_run:  # a cluster's nodes may have what this machine has not
+    if cluster is None:  # a cluster's nodes may have what this machine has not
         check_engine(composed)
+    notes = []
+    if can_force and not force:
+        notes += check_recipe(recipe, overrides, composed, rows=not files_to_come)
     command = build_command(recipe, run, composed, resume=resume, cluster=cluster, only_validate=at_end)
     run.attempt.command = command.shell_line()
     if not dry_run:
@@ -142,6 +149,7 @@ def plan_run(
         total_steps=total if isinstance(total, int) else None,
         cluster=cluster,
         resume_step=saved,
+        notes=tuple(notes),
     )
 
 

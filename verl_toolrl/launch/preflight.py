@@ -9,15 +9,30 @@ Each is one sentence now instead of a traceback of Ray minutes later. A recipe s
 from __future__ import annotations
 
 import importlib.util
+import json
+import os
 import socket
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from verl_toolrl.errors import ConfigError, DatasetError
 from verl_toolrl.launch.processes import Process, marked_runs, process_table
-from verl_toolrl.launch.recipes import Composed
+from verl_toolrl.launch.recipes import Composed, Recipe
 
-__all__ = ["available_memory", "check_engine", "check_files", "check_memory", "check_ports", "describe_runs"]
+__all__ = [
+    "available_memory",
+    "check_engine",
+    "check_files",
+    "check_memory",
+    "check_ports",
+    "check_recipe",
+    "data_files",
+    "describe_runs",
+    "has_our_rows",
+]
 
 GB = 1e9
 _PORTS = {
@@ -133,20 +148,76 @@ def check_files(composed: Composed) -> None:
         ConfigError: One is not there; the text names the key.
         DatasetError: A file cannot be read or is empty, a column is missing or has another form.
     """
-    # Trainers and dataset classes of others may want other columns.
-    ours = str(composed.get("trainer.v1.trainer_mode")).startswith("toolrl_") and not composed.get(
-        "data.custom_cls.path"
-    )
-    for key in ("data.train_files", "data.val_files"):
-        value: Any = composed.get(key)
-        for entry in [value] if isinstance(value, str) else list(value or []):
-            if isinstance(entry, str) and "://" not in entry and not Path(entry).expanduser().exists():
-                raise ConfigError(f"{key}: {entry} does not exist (give {key}=FILE.parquet)")
-            if ours and isinstance(entry, str) and "://" not in entry:
-                _check_first_row(entry)
+    ours = has_our_rows(composed)
+    for key, entry in data_files(composed):
+        if not Path(entry).expanduser().exists():
+            raise ConfigError(f"{key}: {entry} does not exist (give {key}=FILE.parquet)")
+        if ours:
+            _check_first_row(entry)
     model = composed.get("actor_rollout_ref.model.path")
     if isinstance(model, str) and model.startswith(("/", "~", "./", "../")) and not Path(model).expanduser().exists():
         raise ConfigError(f"actor_rollout_ref.model.path: {model} does not exist")
+
+
+def has_our_rows(composed: Composed) -> bool:
+    """Whether a trainer of ours reads the rows; trainers and dataset classes of others may want other columns."""
+    mode = str(composed.get("trainer.v1.trainer_mode"))
+    return mode.startswith("toolrl_") and not composed.get("data.custom_cls.path")
+
+
+def data_files(composed: Composed) -> Iterator[tuple[str, str]]:
+    """Yield key and path of each local data file."""
+    for key in ("data.train_files", "data.val_files"):
+        value: Any = composed.get(key)
+        for entry in [value] if isinstance(value, str) else list(value or []):
+            if isinstance(entry, str) and "://" not in entry:
+                yield key, entry
+
+
+_CHECK_SECONDS = 120.0
+
+
+def check_recipe(recipe: Recipe, overrides: list[str], composed: Composed, *, rows: bool = True) -> list[str]:
+    """Ask `recipes check` about a recipe that is to be started, and score the first row of each data file.
+
+    Args:
+        recipe: What is to be started.
+        overrides: The user's.
+        composed: The recipe with them.
+        rows: Whether the data files are there already.
+
+    Returns:
+        What is said beside; also that nothing could be found out, which is no reason to refuse.
+
+    Raises:
+        ConfigError: There are mistakes; the text holds all of them.
+    """
+    # A process of its own: modules of the user are imported, and for a name that no source holds all of verl.
+    argv = [sys.executable, "-m", "verl_toolrl.recipe_check.before_start", *(["--rows"] if rows else [])]
+    environment = {**os.environ, **({"VERL_PLATFORM": "cpu"} if composed.on_cpu else {})}
+    try:
+        done = subprocess.run(
+            [*argv, "--", recipe.label, *overrides],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            env=environment,
+            timeout=_CHECK_SECONDS,
+        )
+        found = json.loads(done.stdout)
+    except subprocess.TimeoutExpired:
+        return [f"the recipe was not checked: it took more than {_CHECK_SECONDS:.0f} seconds"]
+    except ValueError:
+        said = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
+        return [f"the recipe was not checked: {said[0]}"]
+    refused = found["refused"]
+    if len(refused) == 1:
+        raise ConfigError(f"{refused[0]}; --force starts nevertheless")
+    if refused:
+        mistakes = "".join(f"\n  {text}" for text in refused)
+        raise ConfigError(f"{recipe.label}: {len(refused)} mistakes; --force starts nevertheless{mistakes}")
+    return list(found["noted"])
 
 
 def _check_first_row(file: str) -> None:

@@ -5,6 +5,7 @@
     values.py     types of values, dead keys, closed sets of values
     names.py      names that nobody registered
     sizes.py      batch sizes that do not divide, lengths that the model cannot hold
+    before_start.py  what `verl-toolrl train` asks: the check, and the first row of each data file
     dataclasses.py  the dataclasses that verl will build, built
     verl_base.py  verl's own configuration, which a recipe is compared with
     sources.py    which file sets a key, in which line, with which comment

@@ -18,7 +18,7 @@ from verl_toolrl.recipe_check.finding import Finding, Report
 from verl_toolrl.recipe_check.sources import Sources, sources_of
 from verl_toolrl.recipe_check.verl_base import engine_of, root_of, verl_base
 
-__all__ = ["check_recipe", "combinations"]
+__all__ = ["check_composed", "check_recipe", "combinations"]
 
 
 def combinations(recipe: Recipe) -> list[list[str]]:
@@ -48,12 +48,17 @@ def check_recipe(recipe: Recipe, overrides: list[str]) -> Report:
 
     Never raises for what the recipe says: a recipe that does not compose is one finding.
     """
-    report = Report(recipe.label, overrides)
     try:
         composed = compose(recipe, overrides)
     except ConfigError as err:
-        report.findings.append(Finding("", str(err).removeprefix(f"{recipe.label}: "), file=_own_file(recipe)))
-        return report
+        finding = Finding("", str(err).removeprefix(f"{recipe.label}: "), file=_own_file(recipe))
+        return Report(recipe.label, overrides, [finding])
+    return check_composed(recipe, composed, overrides)
+
+
+def check_composed(recipe: Recipe, composed: Composed, overrides: list[str]) -> Report:
+    """Check a recipe that was composed with these overrides."""
+    report = Report(recipe.label, overrides)
     sources = sources_of(recipe, composed)
     given = [override_key(override) for override in overrides]
     found = _without_repeats(_check(composed, sources))
@@ -138,7 +143,7 @@ def _resolved(composed: Composed) -> tuple[dict[str, Any] | None, list[Finding]]
             except InterpolationToMissingValueError as err:
                 key = str(err.full_key)
                 source = re.search(r"Missing mandatory value: ([\w.]+)", str(err))
-                findings.append(Finding(source[1] if source else key, "must be given", is_error=False))
+                findings.append(_left(source[1] if source else key))
                 _set(config, key, "???")
             except (OmegaConfBaseException, ValueError) as err:
                 key = str(getattr(err, "full_key", "") or "")
@@ -153,10 +158,17 @@ _MANDATORY = ("actor_rollout_ref.", "critic.", "data.", "launch.", "model.", "tr
 """Where a missing value matters to every run; others belong to what is switched off."""
 
 
+def _left(key: str, *, is_left: bool = True) -> Finding:
+    return Finding(key, "must be given", is_error=False, is_left=is_left)
+
+
 def _left_to_give(composed: Composed, said: list[str]) -> Iterator[Finding]:
-    for key in _missing_keys(_plain(composed.config)):
+    from verl_toolrl.recipe_check.sizes import has_critic
+
+    raw = _plain(composed.config)
+    for key in _missing_keys(raw):
         if key.startswith(_MANDATORY) and key not in said:
-            yield Finding(key, "must be given", is_error=False)
+            yield _left(key, is_left=has_critic(raw) or not key.startswith("critic."))
 
 
 def _missing_keys(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

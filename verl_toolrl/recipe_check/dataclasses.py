@@ -45,7 +45,8 @@ def check_dataclasses(
             text = _sentence(err)
             # verl's own configurations leave a micro-batch size to the command line, and so may a recipe.
             is_left = "Please set at least one of" in text
-            yield Finding(_place(key, node, text), f"verl's {_class_name(node)} refuses it: {text}", not is_left)
+            message = f"verl's {_class_name(node)} refuses it: {text}"
+            yield Finding(_place(key, node, text), message, is_error=not is_left, is_left=is_left)
 
 
 def _has_missing(node: Any) -> bool:

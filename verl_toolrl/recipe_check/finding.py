@@ -20,6 +20,13 @@ class Finding:
     """False for what must only be given on the command line, or may be meant."""
     file: str = ""
     line: int = 0
+    is_left: bool = False
+    """Whether it must be given, by the recipe or on the command line, before a run can start."""
+
+    @property
+    def text(self) -> str:
+        """Place, key and message in one line, without what is empty."""
+        return ": ".join(part for part in (self.place, self.key, self.message) if part)
 
     @property
     def place(self) -> str:

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from pathlib import Path
 
 import pytest
 
 from verl_toolrl.errors import ConfigError
-from verl_toolrl.launch.runs import claim, default_output, identity, last_checkpoint, load_run, new_run, resumed_run
+from verl_toolrl.launch.runs import (
+    Run,
+    claim,
+    default_output,
+    identity,
+    last_checkpoint,
+    load_run,
+    new_run,
+    resumed_run,
+)
+from verl_toolrl.launch.stop import find_runs, stop_run
 
 
 def take(folder: Path, recipe: str = "toolrl/quickstart"):  # noqa: ANN201
@@ -97,6 +108,61 @@ def test_a_recycled_process_id_is_not_taken_for_the_run(tmp_path: Path) -> None:
     run = take(tmp_path / "out")
     run.attempt.keeper = identity(os.getpid()) | {"start": 1}
     assert not run.is_alive()
+
+
+def elsewhere(folder: Path, *, state: str = "running", host: str = "node7") -> Run:
+    """A run that a machine of another name and boot has begun."""
+    run = take(folder)
+    run.host, run.boot, run.attempt.state = host, "another boot", state
+    run.attempt.keeper = identity(os.getpid())
+    run.save()
+    return run
+
+
+def test_a_run_that_may_be_going_on_another_host_is_neither_resumed_nor_stopped(tmp_path: Path) -> None:
+    run = elsewhere(tmp_path / "out")
+    before = (tmp_path / "out" / "run.json").read_text()
+    message = "was started on node7, where it may still run: stop it there; if node7 is gone, .*--force`? goes on"
+    with pytest.raises(ConfigError, match=message):
+        resumed_run(tmp_path / "out", run.recipe, [])
+    with pytest.raises(ConfigError, match=message):
+        find_runs(str(tmp_path / "out"), everything=False)
+    with pytest.raises(ConfigError, match=message):
+        stop_run(run.id, str(tmp_path / "out"))
+    assert before == (tmp_path / "out" / "run.json").read_text()
+
+
+def test_a_run_of_a_host_that_is_gone_goes_on_where_that_is_asked_for(tmp_path: Path) -> None:
+    run = elsewhere(tmp_path / "out")
+    again = resumed_run(tmp_path / "out", run.recipe, [], if_gone=None)
+    assert (2, socket.gethostname()) == (again.attempt.number, again.host)
+    stop_run(run.id, str(tmp_path / "out"), force=True)
+    loaded = load_run(tmp_path / "out")
+    assert loaded is not None
+    assert "interrupted" == loaded.attempt.state
+
+
+@pytest.mark.parametrize(
+    ("state", "host"),
+    [
+        pytest.param("running", socket.gethostname(), id="this machine was rebooted"),
+        pytest.param("finished", "node7", id="the other host has finished"),
+        pytest.param("running", "", id="a marker without a host"),
+    ],
+)
+def test_a_run_that_is_certainly_over_is_resumed(state: str, host: str, tmp_path: Path) -> None:
+    run = elsewhere(tmp_path / "out", state=state, host=host)
+    assert 2 == resumed_run(tmp_path / "out", run.recipe, []).attempt.number
+
+
+def test_a_machine_that_was_renamed_knows_its_run(tmp_path: Path) -> None:
+    run = take(tmp_path / "out")
+    run.host, run.attempt.keeper = "its old name", identity(os.getpid())
+    run.save()
+    assert run.is_alive()
+    assert not run.is_elsewhere
+    with pytest.raises(ConfigError, match="is still going"):
+        resumed_run(tmp_path / "out", run.recipe, [])
 
 
 def test_nothing_to_resume_is_said(tmp_path: Path) -> None:

@@ -36,11 +36,18 @@ def stop(
     if not found:
         typer.echo("no run is going and nothing was left behind")
         return
-    survivors = 0
+    survivors, refused = 0, False
     folder = run if run is not None and Path(run).is_dir() else ""
     for run_id in found:
-        outcome = stop_run(run_id, folder)
+        try:
+            outcome = stop_run(run_id, folder)
+        except ConfigError as err:  # of several, the others are ended all the same
+            typer.secho(f"error: {err}", fg="red", err=True)
+            refused = True
+            continue
         typer.echo(outcome.text())
         survivors += len(outcome.survivors)
     if survivors:
         raise typer.Exit(3)
+    if refused:
+        raise typer.Exit(1)

@@ -34,7 +34,11 @@ def train(
         bool, typer.Option("--verbose", "-v", help="Show what verl, Ray and the engine write (it is in train.log too).")
     ] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Start even if memory is short or `recipes check` finds mistakes.")
+        bool,
+        typer.Option(
+            "--force",
+            help="Start even if memory is short, `recipes check` finds mistakes or another host may still run it.",
+        ),
     ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check what a start checks, print the command that would run, and leave.")

@@ -97,7 +97,7 @@ def plan_run(
         overrides: Hydra overrides of the user.
         output: Run folder; by default a new one below `outputs/`.
         resume: Go on with the run of `output`.
-        force: Start even if memory is short or `recipes check` finds mistakes.
+        force: Start even if memory is short, `recipes check` finds mistakes or the run may go on on another host.
         can_force: Whether the command has `--force`, which a refusal then names. Without it the recipe is one of ours
             with settings of ours, and is not checked.
         dry_run: Write nothing.
@@ -118,7 +118,11 @@ def plan_run(
     if not force:
         check_memory(composed, can_force=can_force)
     folder = output or default_output(recipe.label)
-    run = (resumed_run if resume else new_run)(folder, recipe.label, overrides)
+    if resume:
+        if_gone = "--force goes on" if can_force else f"remove {folder} to begin the stage anew"
+        run = resumed_run(folder, recipe.label, overrides, if_gone=None if force else if_gone)
+    else:
+        run = new_run(folder, recipe.label, overrides)
     total = composed.get("trainer.total_training_steps")
     saved = last_checkpoint(checkpoint_folder(run, composed)) if resume else None
     at_end = saved is not None and isinstance(total, int) and saved >= total
@@ -137,7 +141,7 @@ def plan_run(
     if not dry_run:
         if resume and run.attempts[-2].state in UNFINISHED:
             # Launcher and keeper of the last attempt were killed, so that nobody has tidied up after it.
-            stop_run(run.id, str(run.folder))
+            stop_run(run.id, str(run.folder), force=force)
             tidied = load_run(run.folder)
             run.attempts[:-1] = tidied.attempts if tidied is not None else run.attempts[:-1]
         claim(run)

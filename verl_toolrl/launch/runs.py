@@ -35,6 +35,7 @@ __all__ = [
     "last_checkpoint",
     "load_run",
     "new_run",
+    "refuse_elsewhere",
     "resumed_run",
 ]
 
@@ -113,12 +114,16 @@ class Run:
         stem, _, suffix = name.rpartition(".")
         return self.folder / (name if number == 1 else f"{stem}.{number}.{suffix}")
 
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether the newest attempt may still run on another host, which cannot be seen from here."""
+        there = bool(self.host) and self.host != socket.gethostname()
+        return there and self.attempt.state in UNFINISHED and not self.is_alive()
+
     def is_alive(self) -> bool:
-        """Whether keeper or trainer of the newest attempt still run on this machine."""
-        return (
-            self.host == socket.gethostname()
-            and self.boot == _boot_id()
-            and any(_is_same_process(who) for who in (self.attempt.keeper, self.attempt.trainer))
+        """Whether keeper or trainer of the newest attempt still run here; a machine keeps its boot id, not its name."""
+        return self.boot == _boot_id() and any(
+            _is_same_process(who) for who in (self.attempt.keeper, self.attempt.trainer)
         )
 
     def save(self) -> None:
@@ -190,11 +195,35 @@ def new_run(folder: Path, recipe: str, overrides: list[str]) -> Run:
     return run
 
 
-def resumed_run(folder: Path, recipe: str, overrides: list[str]) -> Run:
-    """Describe another attempt of the run in a folder; nothing is written before `claim`.
+def refuse_elsewhere(run: Run, *, remedy: str) -> None:
+    """Refuse to touch a run that may be going on another host: a folder of a shared file system, another container.
+
+    Args:
+        run: The run as its marker has it.
+        remedy: What to do if that host is gone.
 
     Raises:
-        ConfigError: There is no run, it is of another recipe, or it is still running.
+        ConfigError: Its newest attempt is unfinished and was started there.
+    """
+    if run.is_elsewhere:
+        raise ConfigError(
+            f"run {run.id} in {run.folder} was started on {run.host}, where it may still run: stop it there; "
+            f"if {run.host} is gone, {remedy}"
+        )
+
+
+def resumed_run(folder: Path, recipe: str, overrides: list[str], *, if_gone: str | None = "--force goes on") -> Run:
+    """Describe another attempt of the run in a folder; nothing is written before `claim`.
+
+    Args:
+        folder: The run folder.
+        recipe: The recipe, which must be that of the run.
+        overrides: Hydra overrides of the user.
+        if_gone: What a refusal names as the remedy where another host has not finished the run and is gone; None goes
+            on with such a run.
+
+    Raises:
+        ConfigError: There is no run, it is of another recipe, it is still running, or it may run on another host.
     """
     run = load_run(folder)
     if run is None:
@@ -206,6 +235,8 @@ def resumed_run(folder: Path, recipe: str, overrides: list[str]) -> Run:
         raise ConfigError(
             f"run {run.id} in {folder} is still going (process {pid}): `verl-toolrl stop {folder}` ends it"
         )
+    if if_gone is not None:
+        refuse_elsewhere(run, remedy=if_gone)
     run.folder, run.host, run.boot = folder.resolve(), socket.gethostname(), _boot_id()
     run.attempts.append(_new_attempt(run.attempt.number + 1, overrides))
     return run

@@ -16,11 +16,12 @@ from verl_toolrl.launch.keeper import finish_run
 from verl_toolrl.launch.preflight import describe_runs
 from verl_toolrl.launch.processes import Process, end_processes, mark_of, marked_runs, members, send_signal
 from verl_toolrl.launch.residue import SharedMemory, remove_scratch, scratch_folder
-from verl_toolrl.launch.runs import UNFINISHED, Run, load_run
+from verl_toolrl.launch.runs import UNFINISHED, Run, load_run, refuse_elsewhere
 
 __all__ = ["Outcome", "find_runs", "stop_run", "sweep"]
 
 _KEEPER_SECONDS = 12.0
+_RESUME = "`verl-toolrl train ... --resume --force` goes on with it"
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def find_runs(text: str | None, *, everything: bool) -> list[str]:
         everything: All runs.
 
     Raises:
-        ConfigError: No such run, or several and none was named.
+        ConfigError: No such run, several and none was named, or the folder of one that may run on another host.
     """
     going = marked_runs()
     if everything:
@@ -71,16 +72,21 @@ def find_runs(text: str | None, *, everything: bool) -> list[str]:
         run = load_run(Path(text))
         if run is None:
             raise ConfigError(f"{text} is not the folder of a run (no run.json)")
+        refuse_elsewhere(run, remedy=_RESUME)
         return [run.id] if run.id in going or run.attempt.state in UNFINISHED else []
     raise UnknownNameError("run", text, going)
 
 
-def stop_run(run_id: str, folder: str = "") -> Outcome:
+def stop_run(run_id: str, folder: str = "", *, force: bool = False) -> Outcome:
     """End one run and remove what it leaves.
 
     Args:
         run_id: The run.
         folder: Its folder, where that is known; otherwise its processes say it.
+        force: Also write the end of an attempt that was started on another host.
+
+    Raises:
+        ConfigError: Its newest attempt was started on another host, where it may still run.
     """
     alive = members(run_id)
     marks = [mark_of(process.pid) for process in alive]
@@ -88,6 +94,8 @@ def stop_run(run_id: str, folder: str = "") -> Outcome:
     titles = {process.pid: process.title for process in alive}
     run = load_run(Path(folder)) if folder else None
     if run is not None:
+        if not force:
+            refuse_elsewhere(run, remedy=_RESUME)
         _ask_keeper(run, alive)
         run = load_run(run.folder) or run
     outcome = sweep(run_id, lambda: members(run_id), run=run, reason="stopped")

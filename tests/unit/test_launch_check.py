@@ -129,6 +129,12 @@ def test_the_engine_is_missed_in_a_dry_run_as_well(
         plan(tmp_path, rows(GOOD), force=True)
 
 
+def test_another_verl_is_refused_whatever_is_forced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "0.10.0.dev0")
+    with pytest.raises(ConfigError, match=r"verl 0.10.0.dev0 is installed, .* pip install 'verl>=0.9.1,<0.10'"):
+        plan(tmp_path, [], force=True)
+
+
 def test_a_check_that_breaks_down_refuses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     python = tmp_path / "python"
     python.write_text("#!/bin/sh\necho 'ImportError: another verl' >&2\nexit 1\n")

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from verl_toolrl.errors import ConfigError
+from verl_toolrl.integrations.versions import check_installed_verl
 from verl_toolrl.launch.command import Command, build_command, ray_cluster
 from verl_toolrl.launch.failure import last_error, tail_of
 from verl_toolrl.launch.keeper import describe_exit
@@ -110,7 +111,8 @@ def plan_run(
         raise ConfigError(f"verl trains on Linux, this is {sys.platform}")
     if resume and output is None:
         raise ConfigError("--resume needs --output DIR, the folder of the run to go on with")
-    recipe = find_recipe(recipe_text)
+    recipe = find_recipe(recipe_text)  # says as well if there is no verl
+    check_installed_verl()
     composed = compose(recipe, overrides)
     if not files_to_come:
         check_files(composed)

@@ -95,8 +95,8 @@ time.sleep(600)
 DRIVER = """
 import os, sys
 from pathlib import Path
-from rich.console import Console
 from verl_toolrl.launch.command import Command, run_variables
+from verl_toolrl.launch.console import LastingConsole
 from verl_toolrl.launch.launcher import Plan, execute, report
 from verl_toolrl.launch.recipes import Composed
 from verl_toolrl.launch.runs import claim, new_run
@@ -110,7 +110,7 @@ command = Command(
     run_variables(run, own_ray="RAY_ADDRESS" not in os.environ),
 )
 plan = Plan(run=run, command=command, composed=Composed({}), total_steps=2, cluster=None, resume_step=None)
-console = Console(width=200)
+console = LastingConsole(width=200)
 sys.exit(report(*execute(plan, console, patience=1.0), plan, console))
 """
 
@@ -130,11 +130,13 @@ class StandIn:
         """Command line of the launcher."""
         return [sys.executable, *map(str, (self.driver, self.run_folder, self.stand_in, mode, self.notes))]
 
-    def launch(self, mode: str, *, wrapper: str | None = None) -> subprocess.Popen[bytes]:
-        """Start it, if asked for below a shell, and wait until the whole tree is up."""
+    def launch(self, mode: str, *, wrapper: str | None = None, piped: bool = False) -> subprocess.Popen[bytes]:
+        """Start it, if asked for below a shell or into a pipe, and wait until the whole tree is up."""
         argv = self.argv(mode) if wrapper is None else ["bash", "-c", wrapper, "bash", *self.argv(mode)]
         with open(self.output, "wb") as output:
-            launcher = subprocess.Popen(argv, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+            to = subprocess.PIPE if piped else output
+            errors = output if piped else subprocess.STDOUT
+            launcher = subprocess.Popen(argv, stdout=to, stderr=errors, start_new_session=True)
         wait_for(lambda: (self.run_folder / "metrics.jsonl").exists() and len(self.members()) >= 7, self.output)
         return launcher
 
@@ -227,6 +229,28 @@ def test_no_process_outlives_a_run(stand_in: StandIn, mode: str, signals: list[s
     assert code == launcher.wait(90), stand_in.output.read_text()
     stand_in.wait_until_gone()
     assert state == stand_in.marker()["state"]
+
+
+@pytest.mark.parametrize(
+    ("mode", "signals", "code", "outcome"),
+    [
+        pytest.param("run", ["SIGINT"], 130, ("interrupted", "SIGINT"), id="ctrl-c ends both"),
+        pytest.param("finish", [], 0, ("finished", ""), id="the reader alone ends"),
+    ],
+)
+def test_a_run_does_not_depend_on_who_reads_what_is_drawn(
+    stand_in: StandIn, mode: str, signals: list[str], code: int, outcome: tuple[str, str]
+) -> None:
+    """`... | tee log`: Ctrl-C ends tee as well, and before the launcher has written its last lines."""
+    launcher = stand_in.launch(mode, piped=True)
+    assert launcher.stdout is not None
+    launcher.stdout.close()
+    for name in signals:
+        launcher.send_signal(signal.Signals[name])
+    assert code == launcher.wait(90), stand_in.output.read_text()
+    stand_in.wait_until_gone()
+    assert outcome == (stand_in.marker()["state"], stand_in.marker()["reason"])
+    assert stand_in.output.read_text() == ""
 
 
 def test_a_killed_launcher_takes_the_run_with_it(stand_in: StandIn) -> None:

@@ -60,13 +60,12 @@ def compare(
 
     Example: verl-toolrl compare toolrl/quickstart --prepare --steps 16 --variants released,coarse,tool_n1,gdpo
     """
-    from rich.console import Console
-
     from verl_toolrl.launch.comparison import HEADER, planned, read_variants, run_all, summary, table, write
+    from verl_toolrl.launch.console import LastingConsole
     from verl_toolrl.launch.launcher import plan_run
     from verl_toolrl.launch.prepared import prepare as prepare_rows
 
-    console = Console()
+    console = LastingConsole()
     chosen = read_variants([*(name for name in variants.split(",") if name.strip()), *(variant or [])])
     numbers = _seeds(seeds)
     settings = list(overrides or [])

@@ -89,13 +89,12 @@ def _go(
     """Run a quickstart to its end and leave with its exit code."""
     import shlex
 
-    from rich.console import Console
-
+    from verl_toolrl.launch.console import LastingConsole
     from verl_toolrl.launch.launcher import EXIT_FAILED
     from verl_toolrl.launch.runs import default_output
     from verl_toolrl.launch.staged import STATE, Ended
 
-    console = Console()
+    console = LastingConsole()
     if resume and output is None:
         raise ConfigError("--resume needs --output DIR, the folder of the run to go on with")
     if resume and output is not None:

@@ -54,16 +54,17 @@ def train(
 
     Exit codes: 0 trained, 1 refused before the start, 3 the run failed, 130 Ctrl-C (128 + signal).
     """
-    from rich.console import Console
-
+    from verl_toolrl.launch.console import LastingConsole
     from verl_toolrl.launch.launcher import execute, plan_run, report
 
-    console = Console()
+    console = LastingConsole()
     plan = plan_run(recipe, overrides or [], output=output, resume=resume, force=force, dry_run=dry_run)
     console.out(plan.command.shell_line(), highlight=False)
     for note in plan.notes:
-        # Standard output of a dry run is the command alone.
-        typer.echo(note, err=dry_run)
+        if dry_run:  # whose standard output is the command alone
+            typer.echo(note, err=True)
+        else:
+            console.out(note, highlight=False)
     if dry_run:
         return
     if plan.cluster is not None:

@@ -217,7 +217,8 @@ def execute(
 
     Args:
         plan: What to run.
-        console: Where to draw; a panel on a terminal, lines elsewhere.
+        console: Where to draw; a panel on a terminal, lines elsewhere. One that raises when its reader is gone
+            (`LastingConsole` does not) ends the run.
         verbose: Show the trainer's own output as well.
         patience: Seconds that the trainer gets to end by itself when the run is interrupted.
         frame: Puts the panel into a larger picture, which is taken off the screen at the end.
@@ -249,10 +250,11 @@ def execute(
                         signals.seen.append("parent-gone")
                 for name in signals.seen[told:]:
                     told += 1
-                    again = "once more ends it at once" if told == 1 else "at once"
-                    console.print(f"{_REASONS.get(name, name)}: ending the run ({again})", highlight=False)
+                    # Told first: whoever reads what is drawn may be gone, or in no hurry.
                     with contextlib.suppress(OSError):
                         os.write(keeper.stdin.fileno(), b"kill\n" if told > 1 else f"{name}\n".encode())
+                    again = "once more ends it at once" if told == 1 else "at once"
+                    console.print(f"{_REASONS.get(name, name)}: ending the run ({again})", highlight=False)
                 show(verbose)
                 time.sleep(0.2)
             show(verbose)

@@ -19,7 +19,7 @@ import pytest
 
 from verl_toolrl.errors import ConfigError, DatasetError, UnknownNameError
 from verl_toolrl.launch.command import Command, build_command, ray_cluster
-from verl_toolrl.launch.launcher import lacks_last_validation
+from verl_toolrl.launch.launcher import checkpoint_folder, lacks_last_validation
 from verl_toolrl.launch.preflight import available_memory, check_engine, check_files, check_memory, check_ports
 from verl_toolrl.launch.recipes import Composed, Recipe, compose, find_recipe, known_recipes, quote
 from verl_toolrl.launch.runs import Run, new_run
@@ -168,6 +168,19 @@ def test_the_metrics_file_is_always_written(tmp_path: Path, loggers: Any, expect
     assert expected == [argument for argument in argv if argument.startswith("trainer.logger=")]
 
 
+@pytest.mark.parametrize("value", [3, [3], {"console": True}])
+def test_loggers_that_are_no_names_are_one_sentence(tmp_path: Path, value: Any) -> None:
+    with pytest.raises(ConfigError, match="trainer.logger: a logger or a list of loggers is wanted, found "):
+        command_of(tmp_path, [], trainer__logger=value)
+
+
+@pytest.mark.parametrize("value", [None, 3])
+def test_a_folder_of_checkpoints_that_is_none_is_one_sentence(tmp_path: Path, value: Any) -> None:
+    run = new_run(tmp_path / "out", "r", ["trainer.default_local_dir=..."])
+    with pytest.raises(ConfigError, match="trainer.default_local_dir: a folder is wanted, found (null|3)"):
+        checkpoint_folder(run, composed(trainer__default_local_dir=value))
+
+
 def test_the_workers_of_a_foreign_cluster_get_the_variables_through_ray(tmp_path: Path) -> None:
     run: Run = new_run(tmp_path / "out", "r", [])
     recipe = composed(trainer__device="cpu", trainer__logger=["file"], ray_kwargs__ray_init__num_cpus=2)
@@ -279,6 +292,11 @@ def test_a_port_in_use_is_found_before_the_start() -> None:
     check_ports(composed(ray_kwargs__ray_init__dashboard_port=port))
 
 
+def test_a_number_that_is_no_port_is_one_sentence() -> None:
+    with pytest.raises(ConfigError, match="ray_init.dashboard_port: a port from 1 to 65535 is wanted, found 99999"):
+        check_ports(composed(ray_kwargs__ray_init__dashboard_port=99999))
+
+
 def test_too_little_memory_is_refused_with_figures() -> None:
     assert 0 < available_memory() < os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") + 1
     check_memory(composed(launch__memory_gb=0.001))
@@ -290,6 +308,14 @@ def test_too_little_memory_is_refused_with_figures() -> None:
     assert "--force" not in str(refused.value)
     with pytest.raises(ConfigError, match="launch.memory_gb: a number"):
         check_memory(composed(launch__memory_gb="much"))
+
+
+@pytest.mark.parametrize("value", [3, [3], {"a": "b"}])
+def test_files_that_are_no_names_are_one_sentence(value: Any) -> None:
+    with pytest.raises(ConfigError, match="data.train_files: a file or a list of files is wanted, found "):
+        check_files(composed(data__train_files=value))
+    # What another dataset class is given is for it to say.
+    check_files(composed(data__train_files=value, data__custom_cls__path="theirs.py"))
 
 
 def test_a_missing_file_is_named_with_its_key(tmp_path: Path) -> None:

@@ -170,7 +170,9 @@ def test_nothing_to_resume_is_said(tmp_path: Path) -> None:
         resumed_run(tmp_path, "toolrl/quickstart", [])
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"id": "x"}', '{"attempts": [{"colour": 1}]}'])
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "3", '{"id": "x"}', '{"attempts": []}', '{"attempts": [{"colour": 1}]}']
+)
 def test_a_broken_marker_is_an_error_not_a_crash(tmp_path: Path, content: str) -> None:
     (tmp_path / "run.json").write_text(content)
     with pytest.raises(ConfigError, match="not a marker"):

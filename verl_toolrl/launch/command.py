@@ -97,6 +97,9 @@ def build_command(
         resume: Whether to go on from the last checkpoint of the folder.
         cluster: Ray cluster that is joined; its workers do not inherit our environment and get it through Ray.
         only_validate: Whether nothing is left but the validation after the last step.
+
+    Raises:
+        ConfigError: `trainer.logger` names no loggers, or the recipe has no trainer here.
     """
     overrides = run.attempt.overrides
     environment = {"VERL_PLATFORM": "cpu"} if composed.on_cpu else {}
@@ -110,8 +113,7 @@ def build_command(
     }
     if "ray_kwargs" not in composed.config:
         cluster = None  # supervised training does without Ray
-    loggers = composed.get("trainer.logger", [])
-    loggers = [loggers] if isinstance(loggers, str) else list(loggers)
+    loggers = composed.names("trainer.logger", "a logger or a list of loggers")
     if "file" not in loggers:
         ours["trainer.logger"] = f"[{','.join([*loggers, 'file'])}]"
         overrides = [override for override in overrides if override_key(override) != "trainer.logger"]

@@ -126,7 +126,8 @@ def plan_run(
     else:
         run = new_run(folder, recipe.label, overrides)
     total = composed.get("trainer.total_training_steps")
-    saved = last_checkpoint(checkpoint_folder(run, composed)) if resume else None
+    checkpoints = checkpoint_folder(run, composed)
+    saved = last_checkpoint(checkpoints) if resume else None
     at_end = saved is not None and isinstance(total, int) and saved >= total
     if at_end and not lacks_last_validation(run, composed, saved):
         raise ConfigError(
@@ -160,9 +161,18 @@ def plan_run(
 
 
 def checkpoint_folder(run: Run, composed: Composed) -> Path:
-    """Where the run saves checkpoints: `checkpoints/` of its folder, unless the user says otherwise."""
-    given = any(override_key(override) == "trainer.default_local_dir" for override in run.attempt.overrides)
-    return Path(composed.get("trainer.default_local_dir")) if given else run.folder / "checkpoints"
+    """Where the run saves checkpoints: `checkpoints/` of its folder, unless the user says otherwise.
+
+    Raises:
+        ConfigError: What the user says is no folder.
+    """
+    key = "trainer.default_local_dir"
+    if all(override_key(override) != key for override in run.attempt.overrides):
+        return run.folder / "checkpoints"
+    given = composed.get(key)
+    if not isinstance(given, str):
+        raise ConfigError(f"{key}: a folder is wanted, found {'null' if given is None else repr(given)}")
+    return Path(given)
 
 
 def lacks_last_validation(run: Run, composed: Composed, step: int | None) -> bool:

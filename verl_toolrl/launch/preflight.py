@@ -16,7 +16,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from verl_toolrl.errors import ConfigError, DatasetError
 from verl_toolrl.launch.processes import Process, marked_runs, process_table
@@ -42,7 +41,9 @@ _PORTS = {
     "transfer_queue.metrics.port": "transfer_queue.metrics.enabled",
     "actor_rollout_ref.rollout.disaggregation.bootstrap_port": "actor_rollout_ref.rollout.disaggregation.enable",
 }
+_LAST_PORT = 65535
 
+_CHECK_SECONDS = 120.0
 
 _ENGINES = {
     "vllm": "`make setup` brings it for the CPU, pip install 'verl-toolrl[vllm]' else",
@@ -113,12 +114,14 @@ def check_ports(composed: Composed) -> None:
     """Try the ports that the configuration fixes; those that verl, Ray and vLLM choose themselves are free by choice.
 
     Raises:
-        ConfigError: One of them is in use.
+        ConfigError: One of them is in use, or is no port.
     """
     for key, condition in _PORTS.items():
         port = composed.get(key)
         if not isinstance(port, int) or port <= 0 or (condition and not composed.get(condition)):
             continue
+        if port > _LAST_PORT:
+            raise ConfigError(f"{key}: a port from 1 to {_LAST_PORT} is wanted, found {port}")
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
             # As servers do: a port in TIME_WAIT is free.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -166,15 +169,19 @@ def has_our_rows(composed: Composed) -> bool:
 
 
 def data_files(composed: Composed) -> Iterator[tuple[str, str]]:
-    """Yield key and path of each local data file."""
+    """Yield key and path of each local data file.
+
+    Raises:
+        ConfigError: The value of a key names no files.
+    """
     for key in ("data.train_files", "data.val_files"):
-        value: Any = composed.get(key)
-        for entry in [value] if isinstance(value, str) else list(value or []):
-            if isinstance(entry, str) and "://" not in entry:
-                yield key, entry
-
-
-_CHECK_SECONDS = 120.0
+        try:
+            entries = composed.names(key, "a file or a list of files")
+        except ConfigError:
+            if not composed.get("data.custom_cls.path"):  # a dataset class of the user may be given what it likes
+                raise
+            continue
+        yield from ((key, entry) for entry in entries if "://" not in entry)
 
 
 def check_recipe(recipe: Recipe, overrides: list[str], composed: Composed, *, rows: bool = True) -> list[str]:

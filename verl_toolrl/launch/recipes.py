@@ -80,6 +80,26 @@ class Composed:
             return default
         return default if value is None else value
 
+    def names(self, key: str, what: str) -> list[str]:
+        """Value of a key that holds one text or a list of them; empty where it is missing or null.
+
+        Args:
+            key: Dotted key.
+            what: What is wanted, for the text of an error: `a file or a list of files`.
+
+        Raises:
+            ConfigError: It is something else.
+        """
+        from omegaconf import OmegaConf
+
+        value = self.get(key, [])
+        if OmegaConf.is_config(value):
+            value = OmegaConf.to_container(value)
+        found = [value] if isinstance(value, str) else value
+        if not isinstance(found, list) or not all(isinstance(entry, str) for entry in found):
+            raise ConfigError(f"{key}: {what} is wanted, found {value!r}")
+        return found
+
     @property
     def on_cpu(self) -> bool:
         """Whether the recipe asks for the CPU platform. A machine without a GPU never chooses it by itself."""

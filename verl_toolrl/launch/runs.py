@@ -168,10 +168,12 @@ def load_run(folder: Path) -> Run | None:
     try:
         content: dict[str, Any] = json.loads((folder / MARKER).read_text())
         attempts = [Attempt(**attempt) for attempt in content.pop("attempts")]
+        if not attempts:
+            raise ValueError("it lists no attempt")
         return Run(**content | {"folder": folder, "attempts": attempts})
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError, TypeError, KeyError) as err:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as err:
         raise ConfigError(f"{folder / MARKER} is not a marker that this version can read: {err}") from err
 
 

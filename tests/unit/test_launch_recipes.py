@@ -19,7 +19,7 @@ import pytest
 
 from verl_toolrl.errors import ConfigError, DatasetError, UnknownNameError
 from verl_toolrl.launch.command import Command, build_command, ray_cluster
-from verl_toolrl.launch.launcher import checkpoint_folder, lacks_last_validation
+from verl_toolrl.launch.launcher import checkpoint_folder, lacks_last_validation, saving_note
 from verl_toolrl.launch.preflight import available_memory, check_engine, check_files, check_memory, check_ports
 from verl_toolrl.launch.recipes import Composed, Recipe, compose, find_recipe, known_recipes, quote
 from verl_toolrl.launch.runs import Run, new_run
@@ -235,6 +235,21 @@ def test_the_validation_after_the_last_step_is_made_up_for(
     run.file("metrics.jsonl").write_text("\n".join([*lines, ""]))
     recipe = composed(trainer__test_freq=frequency, ray_kwargs__ray_init__num_cpus=2)
     assert lacks == lacks_last_validation(run, recipe, 16)
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"trainer__save_freq": -1, "actor_rollout_ref__actor": {}}, "saves no checkpoint (trainer.save_freq=-1)"),
+        ({"trainer__save_freq": 0, "actor_rollout_ref__actor": {}}, "saves no checkpoint (trainer.save_freq=0)"),
+        ({"trainer__save_freq": -1, "engine__strategy": "fsdp"}, "saves only its last step (trainer.save_freq=-1)"),
+        ({"trainer__save_freq": 4, "actor_rollout_ref__actor": {}}, ""),
+        ({"trainer__save_freq": "after_each_epoch"}, ""),
+    ],
+)
+def test_a_run_that_saves_nothing_says_so(keys: dict[str, Any], said: str) -> None:
+    expected = [f"{said}: trainer.save_freq=N saves every N steps"] if said else []
+    assert expected == saving_note(composed(**keys))
 
 
 def test_a_run_that_only_validates_leaves_nothing_of_the_users_choice_for_it(tmp_path: Path) -> None:

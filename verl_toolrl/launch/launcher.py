@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     *("EXIT_FAILED", "Plan"),
-    *("execute", "follows_parent", "lacks_last_validation", "plan_run", "report"),
+    *("execute", "follows_parent", "lacks_last_validation", "plan_run", "report", "saving_note"),
 ]
 
 EXIT_FAILED = 3
@@ -136,7 +136,7 @@ def plan_run(
     cluster = ray_cluster(composed, os.environ)
     if cluster is None:  # a cluster's nodes may have what this machine has not
         check_engine(composed)
-    notes = []
+    notes = saving_note(composed)
     if can_force and not force:
         notes += check_recipe(recipe, overrides, composed, rows=not files_to_come)
     command = build_command(recipe, run, composed, resume=resume, cluster=cluster, only_validate=at_end)
@@ -173,6 +173,17 @@ def checkpoint_folder(run: Run, composed: Composed) -> Path:
     if not isinstance(given, str):
         raise ConfigError(f"{key}: a folder is wanted, found {'null' if given is None else repr(given)}")
     return Path(given)
+
+
+def saving_note(composed: Composed) -> list[str]:
+    """Say that a run saves nothing on its way; empty where it saves."""
+    frequency = composed.get("trainer.save_freq")
+    if not isinstance(frequency, int) or frequency > 0:
+        return []
+    # The supervised trainer saves its last step in any case (verl/trainer/sft_trainer.py), the RL trainer does not
+    # (trainer/ppo/v1/trainer_base.py).
+    what = "saves no checkpoint" if "actor_rollout_ref" in composed.config else "saves only its last step"
+    return [f"{what} (trainer.save_freq={frequency}): trainer.save_freq=N saves every N steps"]
 
 
 def lacks_last_validation(run: Run, composed: Composed, step: int | None) -> bool:

@@ -307,6 +307,21 @@ def test_a_port_in_use_is_found_before_the_start() -> None:
     check_ports(composed(ray_kwargs__ray_init__dashboard_port=port))
 
 
+@needs_verl
+@pytest.mark.parametrize("given", ["+ray_kwargs.ray_init.dashboard_port={}", "transfer_queue.metrics.port={}"])
+def test_the_remedy_for_a_port_in_use_is_an_override_that_works(given: str) -> None:
+    with socket.create_server(("", 0)) as server:
+        port = server.getsockname()[1]
+        overrides = ["transfer_queue.metrics.enabled=true", given.format(port)]
+        with pytest.raises(ConfigError, match=f"port {port} is in use") as refused:
+            check_ports(compose(Recipe("ppo_trainer"), overrides))
+    remedy = str(refused.value).rpartition(" ")[2]
+    key = given.partition("=")[0].lstrip("+")
+    # In the place of the one that was given, and behind it.
+    for before in ([], overrides):
+        assert abs(compose(Recipe("ppo_trainer"), [*before, remedy]).get(key) - port) == 1
+
+
 def test_a_number_that_is_no_port_is_one_sentence() -> None:
     with pytest.raises(ConfigError, match="ray_init.dashboard_port: a port from 1 to 65535 is wanted, found 99999"):
         check_ports(composed(ray_kwargs__ray_init__dashboard_port=99999))

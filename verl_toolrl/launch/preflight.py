@@ -128,7 +128,9 @@ def check_ports(composed: Composed) -> None:
             try:
                 probe.bind(("", port))
             except OSError as err:
-                raise ConfigError(f"port {port} is in use ({key}): choose another with {key}={port + 1}") from err
+                other = port + 1 if port < _LAST_PORT else port - 1
+                # ++ because verl's own configuration lacks some of these keys.
+                raise ConfigError(f"port {port} is in use ({key}): choose another with ++{key}={other}") from err
 
 
 def check_engine(composed: Composed) -> None:

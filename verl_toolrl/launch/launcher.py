@@ -119,7 +119,7 @@ def plan_run(
     check_ports(composed)
     if not force:
         check_memory(composed, can_force=can_force)
-    folder = output or default_output(recipe.label)
+    folder = output or default_output(recipe.name)
     if resume:
         if_gone = "--force goes on" if can_force else f"remove {folder} to begin the stage anew"
         run = resumed_run(folder, recipe.label, overrides, if_gone=None if force else if_gone)

@@ -153,8 +153,12 @@ def _boot_id() -> str:
 
 
 def default_output(recipe: str) -> Path:
-    """`outputs/<recipe>/<time>`, a folder that does not exist yet."""
-    base = Path("outputs") / recipe.removesuffix(".yaml").lstrip("/.") / time.strftime("%Y%m%d-%H%M%S")
+    """`outputs/<recipe>/<time>`, a folder that does not exist yet.
+
+    Args:
+        recipe: Name of a recipe, or of a user's own file without its folder and suffix.
+    """
+    base = Path("outputs") / recipe / time.strftime("%Y%m%d-%H%M%S")
     candidates = [base, *(base.with_name(f"{base.name}-{i}") for i in range(2, 100))]
     return next(folder for folder in candidates if not folder.exists())
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 import fcntl
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from verl_toolrl.cli import app
+from verl_toolrl.cli import app, quickstart
 from verl_toolrl.errors import ConfigError
 from verl_toolrl.evaluation.paired import Difference, SetDifference
 from verl_toolrl.launch.board import Board
 from verl_toolrl.launch.quickstart import FAST, FULL, WARM_UP_ROWS, Quickstart, closing, curve
+from verl_toolrl.launch.quickstart_agent import AgentQuickstart
 from verl_toolrl.launch.staged import STATE
 
 
@@ -37,6 +38,13 @@ def test_steps_replace_those_of_either_form() -> None:
         Quickstart.choose(fast=True).sizes.steps,
         Quickstart.choose(steps=3, fast=True).sizes.steps,
     )
+
+
+@pytest.mark.parametrize("kind", [Quickstart, AgentQuickstart])
+def test_the_help_names_the_steps_of_both_forms(kind: type[Quickstart]) -> None:
+    command = getattr(quickstart, kind.command.replace("-", "_"))
+    option = get_type_hints(command, include_extras=True)["steps"].__metadata__[0]
+    assert f"Steps of GRPO; {kind.full.steps}, with --fast {kind.small.steps}." == option.help
 
 
 def test_a_folder_that_holds_something_is_refused(tmp_path: Path) -> None:

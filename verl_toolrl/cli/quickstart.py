@@ -20,7 +20,7 @@ def quickstart(
         int | None, typer.Option("--seed", help="Seed of rows, order and sampling; 1.", show_default=False)
     ] = None,
     steps: Annotated[
-        int | None, typer.Option("--steps", min=1, help="Steps of GRPO; 16, with --fast 4.", show_default=False)
+        int | None, typer.Option("--steps", min=1, help="Steps of GRPO; 48, with --fast 4.", show_default=False)
     ] = None,
     output: Annotated[
         Path | None,
@@ -56,7 +56,7 @@ def quickstart_agent(
         int | None, typer.Option("--seed", help="Seed of rows, order and sampling; 1.", show_default=False)
     ] = None,
     steps: Annotated[
-        int | None, typer.Option("--steps", min=1, help="Steps of GRPO; 10, with --fast 3.", show_default=False)
+        int | None, typer.Option("--steps", min=1, help="Steps of GRPO; 16, with --fast 3.", show_default=False)
     ] = None,
     output: Annotated[
         Path | None,

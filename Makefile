@@ -10,8 +10,13 @@ help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## Build .venv with the stack that needs no GPU (PYTHON=python3.11 chooses the Python)
-	@command -v python3 >/dev/null || { echo "setup: no python3 on PATH; Python 3.11 or 3.12 is needed" >&2; exit 1; }
-	@python3 .ci/setup.py $(if $(PYTHON),--python '$(PYTHON)')
+# An old Python cannot even read the script, which finds the one for .venv by itself.
+	@for python in python3 $(if $(PYTHON),'$(PYTHON)') python3.11 python3.12; do \
+		"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 8))' 2>/dev/null || continue; \
+		exec "$$python" .ci/setup.py $(if $(PYTHON),--python '$(PYTHON)'); \
+	done; \
+	echo "setup: no python3 of 3.8 or later is on PATH; install Python 3.11 or 3.12, or name it with" \
+		"make setup PYTHON=/path/to/python3.11" >&2; exit 1
 
 quickstart: setup ## A small real model learns to call tools on this machine, without a GPU (ARGS=--fast: a short form)
 	$(BIN)/verl-toolrl quickstart $(ARGS)

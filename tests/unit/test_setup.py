@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import shutil
 import stat
+import subprocess
 import tempfile
 from collections import namedtuple
 from pathlib import Path
@@ -146,6 +148,56 @@ def test_a_named_python_that_does_not_fit_is_refused(setup_script: ModuleType, o
     python = fake_python(only_these_pythons / "elsewhere" / "python", "3.10.13")
     with pytest.raises(setup_script.SetupError, match="is Python 3.10.13; wanted is Python 3.11 or 3.12"):
         setup_script.make_venv(str(python))
+
+
+# The Python that runs the script.
+
+
+def make_setup(folder: Path, pythons: dict[str, bool], *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Call `make setup` where only these Pythons are on PATH; False is one that cannot read the script."""
+    make = shutil.which("make")
+    if make is None:
+        pytest.skip("needs make")
+    for name, is_new in pythons.items():
+        (folder / name).write_text(f'#!/bin/sh\n[ "$1" = -c ] && exit {int(not is_new)}\necho "{name} $@"\n')
+        (folder / name).chmod(0o755)
+    shutil.copy(ROOT / "Makefile", folder)
+    command = [make, "--no-print-directory", "setup", *arguments]
+    return subprocess.run(command, cwd=folder, env={"PATH": str(folder)}, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    ("pythons", "arguments", "called"),
+    [
+        pytest.param({"python3": True}, [], "python3 .ci/setup.py\n", id="python3"),
+        pytest.param({"python3": False, "python3.11": True}, [], "python3.11 .ci/setup.py\n", id="old python3"),
+        pytest.param({"python3.12": True}, [], "python3.12 .ci/setup.py\n", id="no python3"),
+        pytest.param(
+            {"python3": False, "a python": True},
+            ["PYTHON=a python"],
+            "a python .ci/setup.py --python a python\n",
+            id="a named one",
+        ),
+        pytest.param(
+            {"python3": True}, ["PYTHON=gone"], "python3 .ci/setup.py --python gone\n", id="the script judges it"
+        ),
+    ],
+)
+def test_set_up_is_run_by_a_python_that_can_read_it(
+    tmp_path: Path, pythons: dict[str, bool], arguments: list[str], called: str
+) -> None:
+    done = make_setup(tmp_path, pythons, *arguments)
+    assert (0, called, "") == (done.returncode, done.stdout, done.stderr)
+
+
+@pytest.mark.parametrize("pythons", [{}, {"python3": False}])
+def test_an_old_python_is_one_sentence(tmp_path: Path, pythons: dict[str, bool]) -> None:
+    done = make_setup(tmp_path, pythons)
+    assert done.returncode != 0
+    assert done.stdout == ""
+    sentence, rest = done.stderr.split("\n", 1)
+    assert sentence.startswith("setup: no python3 of 3.8 or later is on PATH; install Python 3.11 or 3.12")
+    assert rest.startswith("make: ***")
 
 
 # Machine and disk.

@@ -141,6 +141,14 @@ def test_what_has_finished_counts_only_for_the_same_recipe_and_settings(
         compare("mine.yaml", "trainer.total_training_steps=3")
 
 
+@pytest.mark.skipif(importlib.util.find_spec("verl") is None, reason="recipes are found beside verl's")
+def test_a_mistake_in_the_last_variant_is_found_before_the_first_run(tmp_path: Path) -> None:
+    variants = [Variant("released", ("variant=released",)), Variant("typo", ("+trainer.tset_freq=3",))]
+    with pytest.raises(ConfigError, match="tset_freq.*did you mean 'test_freq'"):
+        run_all("toolrl/quickstart", variants, [1], [], tmp_path / "out", Console())
+    assert not (tmp_path / "out").exists()
+
+
 def test_figure_and_figures_are_written(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="needs matplotlib")
     result = compared(tmp_path)

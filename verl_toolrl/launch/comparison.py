@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 from verl_toolrl.errors import ConfigError, UnknownNameError
 from verl_toolrl.launch.metrics import records_of
-from verl_toolrl.launch.recipes import find_recipe, recipe_folder
+from verl_toolrl.launch.preflight import check_recipe
+from verl_toolrl.launch.recipes import compose, find_recipe, recipe_folder
 from verl_toolrl.launch.runs import Run, load_run
 
 if TYPE_CHECKING:
@@ -120,14 +121,21 @@ def run_all(
         (variant, seed) -> finished run.
 
     Raises:
-        ConfigError: If a run in the folder is of another recipe or has other settings, or a run does not finish.
+        ConfigError: If a variant is no recipe, before the first run; if a run in the folder is of another recipe or has
+            other settings, or a run does not finish.
     """
     from verl_toolrl.launch.launcher import execute, plan_run, report
 
+    plans = planned(variants, seeds, overrides)
+    if not force:
+        # A mistake in the last variant should not wait for the runs of the others.
+        for _, _, settings in plans[: len(variants)]:
+            found = find_recipe(recipe)
+            check_recipe(found, settings, compose(found, settings))
     # What a run remembers: the same recipe may be named by different paths.
     label = find_recipe(recipe).label
     runs: dict[tuple[str, int], Run] = {}
-    for variant, seed, settings in planned(variants, seeds, overrides):
+    for variant, seed, settings in plans:
         folder = output / f"{variant.name}-seed{seed}"
         earlier = load_run(folder)
         if earlier is not None and earlier.recipe != label:

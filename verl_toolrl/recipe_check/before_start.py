@@ -68,9 +68,7 @@ def _first_rows(composed: Composed) -> Iterator[tuple[bool, str]]:
                 break
         except AuthorError as err:
             yield True, f"{key}: {err}"
-        except (
-            Exception
-        ) as err:  # a function of the user may raise whatever it likes; the trainer says how it takes that
+        except Exception as err:  # a user's function may raise what it likes; the trainer says how it takes that
             yield False, f"{key}: its first row could not be scored: {type(err).__name__}: {err}"
 
 

@@ -130,8 +130,8 @@ def run_all(
     if not force:
         # A mistake in the last variant should not wait for the runs of the others.
         for _, _, settings in plans[: len(variants)]:
-            found = find_recipe(recipe)
-            check_recipe(found, settings, compose(found, settings))
+            named = find_recipe(recipe)
+            check_recipe(named, settings, compose(named, settings))
     # What a run remembers: the same recipe may be named by different paths.
     label = find_recipe(recipe).label
     runs: dict[tuple[str, int], Run] = {}

@@ -62,6 +62,9 @@ def run(
         "+trainer.toolrl.max_lost_share=0.9",
         "trainer.total_training_steps=2",
         "trainer.test_freq=2",
+        # In float32, in which engine and trainer have to agree to the limit of the design, whatever the processor is
+        # fast in; tests/integration/test_training_on_cpu.py trains in that.
+        "launch.dtype=float32",
     )
     return folder / "run", steps
 
@@ -77,8 +80,8 @@ def test_calls_are_answered_and_the_model_goes_on(run: tuple[Path, list[dict[str
 def test_engine_and_trainer_agree_on_the_probabilities_of_every_turn(run: tuple[Path, list[dict[str, Any]]]) -> None:
     """A token that the trainer reads in another context than the engine wrote it in shows here."""
     for step in (step for step in run[1] if step["step"] > 0):
-        assert step["training/rollout_probs_diff_mean"] <= 0.02
-        assert step["training/rollout_actor_probs_pearson_corr"] >= 0.995
+        assert step["training/rollout_probs_diff_mean"] <= 0.01
+        assert step["training/rollout_actor_probs_pearson_corr"] >= 0.999
 
 
 def test_sessions_whose_server_is_away_are_counted_and_do_not_train(run: tuple[Path, list[dict[str, Any]]]) -> None:

@@ -67,6 +67,7 @@ def test_calls_through_the_chat_template_are_answered_and_train(
         f"+actor_rollout_ref.rollout.custom={{toolrl:{settings}}}",
         "+reward.reward_kwargs={reward:steptool,mode:paper}",
         "trainer.total_training_steps=2",
+        "launch.dtype=float32",  # as in tests/integration/test_tool_training.py
     )
     steps = [step for step in done if step["step"] > 0]
     assert 2 == len(steps)
@@ -74,8 +75,8 @@ def test_calls_through_the_chat_template_are_answered_and_train(
         assert step["rollout/calls/mean"] > 0.0 and step["rollout/steps/mean"] > 1.0
         assert step["rollout/audited"] > 0 and 0 == step["rollout/audit_problems"]
         # A token that the trainer reads in another context than the engine wrote it in shows here.
-        assert step["training/rollout_probs_diff_mean"] <= 0.02
-        assert step["training/rollout_actor_probs_pearson_corr"] >= 0.995
+        assert step["training/rollout_probs_diff_mean"] <= 0.01
+        assert step["training/rollout_actor_probs_pearson_corr"] >= 0.999
     records = list(read_journal(tmp_path / "run" / "trajectories"))
     outcomes = []
     for record in records:

@@ -74,7 +74,11 @@ def test_our_package_may_be_imported_before_verl() -> None:
 
 
 def test_nothing_for_the_cpu_is_imported_where_it_is_not_chosen() -> None:
-    modules = modules_after("import verl\nimport verl.workers.engine", platform=None)
+    # vLLM loads its plugins in every process of its own.
+    vllm = "for entry in __import__('importlib.metadata').metadata.entry_points(group='vllm.general_plugins'):\n"
+    vllm += "    if entry.dist.name == 'verl-toolrl':\n        entry.load()()\n"
+    modules = modules_after(f"import verl\nimport verl.workers.engine\n{vllm}", platform=None)
+    assert "verl_toolrl.integrations.vllm_plugin" in modules
     assert not {name for name in modules if name.startswith("verl_toolrl.integrations.cpu")}
 
 

@@ -1,10 +1,9 @@
-"""Draws one random number for a token of a seeded request on the CPU (entry point group `vllm.general_plugins`).
+"""Draws one random number for a token of a seeded request on the CPU (`integrations.vllm_plugin`).
 
 vLLM's CPU sampler draws exponential noise for every entry of the vocabulary, twice where every request carries a seed
 (vllm/v1/sample/ops/topk_topp_sampler.py@0.28.0, `TopKTopPSampler.forward_cpu`): 60 of the 115 ms that a token of 32
 requests took with a vocabulary of 49,152. Every request of a training run carries a seed, so that a rollout can be
 repeated. Here a token is drawn by inverting the cumulative distribution, which follows the same probabilities in 2 ms.
-Nothing is done unless `VERL_PLATFORM=cpu`.
 """
 
 from __future__ import annotations
@@ -39,10 +38,6 @@ def draw(probs: torch.Tensor, generators: Mapping[int, torch.Generator]) -> torc
 
 def register() -> None:
     """Let `TopKTopPSampler.forward_cpu` use `draw` where every request is seeded; harmless when called twice."""
-    from verl_toolrl.integrations.chosen_platform import is_cpu_platform
-
-    if not is_cpu_platform():
-        return
     from vllm.v1.sample.ops import topk_topp_sampler
     from vllm.v1.sample.ops.topk_topp_sampler import TopKTopPSampler
 

@@ -1,9 +1,9 @@
-"""Keeps vLLM's weights replaceable on the CPU (entry point group `vllm.general_plugins`, every vLLM process).
+"""Keeps vLLM's weights replaceable on the CPU (`integrations.vllm_plugin`, every vLLM process).
 
 vLLM's CPU linear layers repack their weight for a faster kernel and drop the original
 (vllm/model_executor/layers/linear.py@0.28.0: `dispatch_cpu_unquantized_gemm(layer, remove_weight=True)`). A trainer
 that sends new weights then finds a parameter without loader and without room. With the original kept, the repacking
-that follows each weight update is right. Nothing is done unless `VERL_PLATFORM=cpu`.
+that follows each weight update is right.
 """
 
 from __future__ import annotations
@@ -16,10 +16,6 @@ __all__ = ["register"]
 
 def register() -> None:
     """Let `dispatch_cpu_unquantized_gemm` keep the original weight; harmless when called twice."""
-    from verl_toolrl.integrations.chosen_platform import is_cpu_platform
-
-    if not is_cpu_platform():
-        return
     from vllm.model_executor.layers import utils
 
     original = utils.dispatch_cpu_unquantized_gemm

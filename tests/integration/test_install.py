@@ -79,8 +79,7 @@ def test_every_entry_point_of_the_installed_wheel_loads(installed: Path, tmp_pat
         "console_scripts verl-toolrl True",
         "verl.plugins toolrl True",
         "torch.backends toolrl_cpu True",
-        "vllm.general_plugins toolrl_cpu_sampler True",
-        "vllm.general_plugins toolrl_cpu_weights True",
+        "vllm.general_plugins toolrl True",
     }
 
 

@@ -22,6 +22,7 @@ from verl_toolrl.launch.comparison import (
     run_all,
     summary,
     table,
+    training_of,
     write,
 )
 from verl_toolrl.launch.runs import Attempt, Run, load_run, new_run
@@ -71,7 +72,7 @@ def test_what_was_measured_once_is_the_start_of_every_run(tmp_path: Path) -> Non
     assert [[0, 0.1], [6, 0.3]] == json.loads(json.dumps(result["variants"]["coarse"]["runs"]["1"]["validations"]))[
         "rlla"
     ]["acc"]
-    assert ["10.0 -> 20.0 (20.0)", "10.0 -> 30.0 (30.0)"] == [row[2] for row in table(result)]
+    assert ["10.0 -> 20.0\n(20.0)", "10.0 -> 30.0\n(30.0)"] == [row[2] for row in table(result)]
 
 
 def finished_run(folder: Path, *values: float, first: int = 0) -> Run:
@@ -106,10 +107,16 @@ def test_curves_are_read_by_data_source(tmp_path: Path) -> None:
     assert 3.0 == seconds  # 2 and 3 seconds; the first step is left out
 
 
+def test_what_training_logs_is_read_beside(tmp_path: Path) -> None:
+    curves = training_of(finished_run(tmp_path / "run", 0.25, 0.5))
+    assert set(SHOWN) == set(curves)
+    assert [(100, 0.9), (101, 0.9)] == curves["acc"] and [] == curves["calls/missed"]
+
+
 def test_the_table_has_the_mean_and_every_seed(tmp_path: Path) -> None:
     rows = table(compared(tmp_path))
     assert [["released", "rlla"], ["coarse", "rlla"]] == [row[:2] for row in rows]
-    assert ["10.0 -> 40.0 (50.0, 30.0)", "10.0 -> 20.0 (20.0)"] == [row[2] for row in rows]
+    assert ["10.0 -> 40.0\n(50.0, 30.0)", "10.0 -> 20.0\n(20.0)"] == [row[2] for row in rows]
 
 
 @pytest.mark.skipif(importlib.util.find_spec("verl") is None, reason="recipes are found beside verl's")

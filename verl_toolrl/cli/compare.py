@@ -104,10 +104,13 @@ def _print(rows: list[list[str]], header: list[str], console: object, seeds: int
     from rich.table import Table
 
     assert isinstance(console, Console)
-    each = "the seed" if seeds == 1 else f"{seeds} seeds, and each seed after"
-    shown = Table(box=box.SIMPLE_HEAD, title=f"before -> after, mean of {each}", title_justify="left")
-    for name in header:
-        shown.add_column(name, overflow="fold")
-    for row in rows:
-        shown.add_row(*row)
-    console.print(shown)
+    each = "the seed" if seeds == 1 else f"{seeds} seeds (and each)"
+    for source in dict.fromkeys(row[1] for row in rows):
+        title = f"{source} (%): before -> after, mean of {each}; s a step"
+        shown = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", padding=(0, 1, 0, 0))
+        for name in [header[0], *header[2:]]:
+            shown.add_column(name, no_wrap=True, justify="left" if name == header[0] else "right")
+        for row in rows:
+            if row[1] == source:
+                shown.add_row(row[0], *row[2:])
+        console.print(shown)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     *("HEADER", "SHOWN", "Curve", "Variant"),
-    *("curves_of", "draw", "planned", "read_variants", "run_all", "summary", "table", "write"),
+    *("curves_of", "draw", "planned", "read_variants", "run_all", "summary", "table", "training_of", "write"),
 ]
 
 SHOWN = ("acc", "layout", "calls/missed", "calls/needless")
@@ -176,6 +176,15 @@ def curves_of(run: Run) -> tuple[dict[str, dict[str, Curve]], float | None]:
     return curves, median(seconds[1:] or seconds) if seconds else None
 
 
+def training_of(run: Run) -> dict[str, Curve]:
+    """Read the same names from the training log: shares of the samples of each step."""
+    logged = {name: name if name.startswith("calls/") else f"reward/{name}" for name in SHOWN}
+    return {
+        name: [(step, metrics[f"{key}/mean"]) for step, metrics in records_of(run) if f"{key}/mean" in metrics]
+        for name, key in logged.items()
+    }
+
+
 def summary(runs: Mapping[tuple[str, int], Run], *, recipe: str, overrides: Sequence[str]) -> dict[str, Any]:
     """Return everything that is said about a comparison, as JSON-like values.
 
@@ -205,6 +214,7 @@ def summary(runs: Mapping[tuple[str, int], Run], *, recipe: str, overrides: Sequ
             "command": run.attempt.command,
             "seconds_a_step": seconds,
             "validations": curves,
+            "training": training_of(run),
         }
     for entry in variants.values():
         first = next(iter(entry["runs"].values()))["validations"]
@@ -225,7 +235,10 @@ def summary(runs: Mapping[tuple[str, int], Run], *, recipe: str, overrides: Sequ
 
 
 def table(result: Mapping[str, Any]) -> list[list[str]]:
-    """Return rows of text: variant, data source, and each share before and after, the mean and every seed."""
+    """Return rows of text: variant, data source, and each share before and after, the mean and every seed, and seconds.
+
+    A cell of a share has two lines.
+    """
     lines = []
     for variant, entry in result["variants"].items():
         for source, names in entry["sources"].items():
@@ -236,18 +249,20 @@ def table(result: Mapping[str, Any]) -> list[list[str]]:
                     continue
                 before, after = (list(names[name][when].values()) for when in ("before", "after"))
                 each = ", ".join(f"{100 * value:.1f}" for value in after)
-                cells.append(f"{100 * mean(before):.1f} -> {100 * mean(after):.1f} ({each})")
+                cells.append(f"{100 * mean(before):.1f} -> {100 * mean(after):.1f}\n({each})")
             seconds = [run["seconds_a_step"] for run in entry["runs"].values() if run["seconds_a_step"] is not None]
             lines.append([*cells, f"{mean(seconds):.1f}" if seconds else ""])
     return lines
 
 
-HEADER = ["variant", "held-out rows", *(f"{name} (%)" for name in SHOWN), "s a step"]
-"""Columns of `table`."""
+HEADER = ["variant", "held-out rows", *(name.removeprefix("calls/") for name in SHOWN), "s"]
+"""Columns of `table`: shares in percent, seconds a step."""
 
 
 def draw(result: Mapping[str, Any], path: Path) -> None:
-    """Draw each share over the steps: a panel a share, a colour a variant, a line a seed.
+    """Draw each share over the steps: a column a share, a colour a variant, a line style a seed.
+
+    The first row shows the samples of training (mean of four steps), the others the validations of a data source.
 
     Raises:
         ConfigError: If matplotlib is not installed.
@@ -258,25 +273,38 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
         raise ConfigError("the figure needs matplotlib: pip install 'verl-toolrl[plot]'") from err
 
     sources = list(next(iter(result["variants"].values()))["sources"])
-    figure = Figure(figsize=(3.6 * len(SHOWN), 3.2 * len(sources)), layout="constrained")
-    axes = figure.subplots(len(sources), len(SHOWN), squeeze=False)
-    for row, source in enumerate(sources):
-        for column, name in enumerate(SHOWN):
+    figure = Figure(figsize=(3.6 * len(SHOWN), 2.8 * (1 + len(sources))), layout="constrained")
+    axes = figure.subplots(1 + len(sources), len(SHOWN), squeeze=False)
+    for column, name in enumerate(SHOWN):
+        for row, source in enumerate([None, *sources]):
             panel = axes[row][column]
             for number, (variant, entry) in enumerate(result["variants"].items()):
-                for index, run in enumerate(entry["runs"].values()):
-                    points = run["validations"].get(source, {}).get(name, [])
+                for index, (seed, run) in enumerate(entry["runs"].items()):
+                    points = _smooth(run["training"][name]) if source is None else run["validations"][source][name]
                     panel.plot(
                         [step for step, _ in points],
                         [100 * value for _, value in points],
                         color=f"C{number}",
-                        marker=".",
-                        label=variant if index == 0 else None,
+                        linestyle=("-", "--", ":", "-.")[index % 4],
+                        marker="" if source is None else ".",
+                        label=f"{variant}, seed {seed}",
                     )
-            panel.set(title=f"{name} (%), {source}", xlabel="step")
+            panel.set(title=f"{name} (%), {source or 'samples of training'}", xlabel="step")
+            panel.margins(y=0.1)
+            if panel.get_ylim()[1] - panel.get_ylim()[0] < 1:  # all the same
+                middle = sum(panel.get_ylim()) / 2
+                panel.set_ylim(middle - 5, middle + 5)
             panel.grid(alpha=0.3)
-    axes[0][0].legend(fontsize="small")
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=len(result["variants"]))
     figure.savefig(path, dpi=110)
+
+
+def _smooth(points: Curve, steps: int = 4) -> Curve:
+    """Mean of so many steps, at the last of them."""
+    return [
+        (points[at][0], mean(value for _, value in points[at + 1 - steps : at + 1]))
+        for at in range(steps - 1, len(points))
+    ]
 
 
 def write(result: Mapping[str, Any], output: Path) -> None:

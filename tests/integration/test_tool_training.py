@@ -24,7 +24,9 @@ def rows(sample_rows: Callable[..., list[dict[str, str]]]) -> list[dict[str, Any
     away = [row for row in raw if any(city in row["input"] for city in AWAY)]
     there = [row for row in raw if row not in away]
     chosen = [row for pair in zip(away[:2], there[:2]) for row in pair]
-    return [rl_row(row, index=index) for index, row in enumerate(chosen)]
+    made = [rl_row(row, index=index) for index, row in enumerate(chosen)]
+    # What the conversation should end with, in the place of the call that a single turn should.
+    return [{**row, "reward_model": {"style": "rule", "ground_truth": "sunny"}} for row in made]
 
 
 @pytest.fixture(scope="module")

@@ -48,7 +48,8 @@ def test_calls_through_the_chat_template_are_answered_and_train(
         row["messages"][2]["content"] = row["messages"][2]["content"].replace('"parameters"', '"arguments"')
     pq.write_table(pa.Table.from_pylist(supervised), tmp_path / "sft.parquet")
     warm_up(tmp_path / "warmup", tmp_path / "sft.parquet", tmp_path / "model")
-    rows = [rl_row(row, index=index) for index, row in enumerate(raw[:4])]
+    answer = {"reward_model": {"style": "rule", "ground_truth": "sunny"}}
+    rows = [{**rl_row(row, index=index), **answer} for index, row in enumerate(raw[:4])]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
     settings = f"{{toolbox:'{tmp_path}/tools.py',steps:2,turn_tokens:64,audit_every:1}}"
     done = train_quickstart(

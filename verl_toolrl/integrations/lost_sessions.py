@@ -89,9 +89,11 @@ def _attached() -> bool:
         return True
     except AssertionError:
         pass
+    if not ray.is_initialized():  # asking for an actor would start it
+        return False
     try:
         ray.get_actor("TransferQueueController", namespace="transfer_queue")
-    except Exception:  # no Ray, or a run without TransferQueue
+    except ValueError:  # a run without TransferQueue
         return False
     tq.init()
     return True

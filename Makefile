@@ -27,7 +27,7 @@ quickstart-agent: setup ## The same over several turns with tools (ARGS="--seed 
 test-unit: setup ## Fast tests: no engine, no Ray (under 2 minutes)
 	$(PYTEST) -q -n auto tests/unit
 
-test: setup ## Fast tests, then those with real verl, Ray and vLLM (14 to 31 minutes, by the processor)
+test: setup ## Fast tests, then those with real verl, Ray and vLLM (10 to 31 minutes, by the processor)
 	$(PYTEST) -q -n auto tests/unit
 	$(CPU) $(PYTEST) -q -n auto --dist loadfile --no-loadscope-reorder --durations=25 tests/integration
 

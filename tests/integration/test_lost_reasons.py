@@ -111,6 +111,12 @@ def test_an_authors_mistake_is_reported_as_such_and_no_lost_session(reports: Rep
     assert [("u_0", "ConfigError: no such tool", 3, AUTHOR)] == reports
 
 
+def test_the_error_of_a_dead_engine_is_the_reason_of_a_lost_session(reports: Reports) -> None:
+    (result,) = run([RuntimeError("EngineCore encountered an issue")])
+    assert isinstance(result, RuntimeError)
+    assert [("u_0", "RuntimeError: EngineCore encountered an issue", 3, "infrastructure")] == reports
+
+
 MISTAKES = [
     pytest.param(
         {"toolbox": "quickstrat"}, {}, ConfigError, "did you mean 'quickstart'", id="a worker without the tools"

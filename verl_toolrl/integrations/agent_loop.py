@@ -16,7 +16,7 @@ from verl.experimental.agent_loop.single_turn_agent_loop import SingleTurnAgentL
 from verl_toolrl.errors import DatasetError
 from verl_toolrl.formats.tool_list import read_tools
 from verl_toolrl.integrations import rollout_loops  # noqa: F401  registers the loops of several turns
-from verl_toolrl.integrations.lost_sessions import reported_mistakes
+from verl_toolrl.integrations.lost_sessions import reported_errors
 from verl_toolrl.integrations.rollout_engine import SEED_KEY, request_seed
 from verl_toolrl.integrations.say import say_at_first
 from verl_toolrl.integrations.session_seed import session_seed
@@ -38,7 +38,7 @@ class SeededSingleTurnAgentLoop(SingleTurnAgentLoop):
         seed = session_seed(sampling_params, self.rollout_config, kwargs)
         if key is not None and seed is not None:
             sampling_params = {**sampling_params, key: seed}
-        async with reported_mistakes(kwargs):
+        async with reported_errors(kwargs):
             self._tools = tools_of(kwargs.get("tools"))
             return await super().run(sampling_params, priority=priority, **kwargs)
 

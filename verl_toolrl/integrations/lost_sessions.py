@@ -21,7 +21,7 @@ from verl_toolrl.integrations.say import say_at_first
 __all__ = [
     *("AUTHOR", "PARTITION"),
     *("Group", "Groups"),
-    *("report_lost", "reported_mistakes", "reported_reward_errors", "take_lost"),
+    *("report_lost", "reported_errors", "reported_reward_errors", "take_lost"),
 ]
 
 PARTITION = "toolrl_lost"
@@ -100,16 +100,20 @@ def _attached() -> bool:
 
 
 @asynccontextmanager
-async def reported_mistakes(row: Mapping[str, Any]) -> AsyncIterator[None]:
-    """Report an author's mistake that ends the session inside, so that the trainer stops.
+async def reported_errors(row: Mapping[str, Any]) -> AsyncIterator[None]:
+    """Report what ends the session inside: an author's mistake, so that the trainer stops, or the engine's error.
+
+    An `InfrastructureError` is reported where it is met, as its session may have an end of its own.
 
     Args:
         row: What an agent loop is given: columns of the row, `uid`, `session_id` and `global_steps`.
     """
     try:
         yield
-    except AuthorError as err:
-        await _report(row, err, AUTHOR)
+    except InfrastructureError:
+        raise
+    except Exception as err:
+        await _report(row, err, AUTHOR if isinstance(err, AuthorError) else "infrastructure")
         raise
 
 
@@ -118,7 +122,7 @@ async def reported_reward_errors(row: Mapping[str, Any]) -> AsyncIterator[None]:
     """Report whatever a reward raises: a mistake in it, so that the trainer stops, or what it could not reach.
 
     Args:
-        row: As for `reported_mistakes`.
+        row: As for `reported_errors`.
     """
     try:
         yield

@@ -24,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetrics, register
 
 from verl_toolrl.errors import ConfigError, InfrastructureError
-from verl_toolrl.integrations.lost_sessions import Groups, report_lost, reported_mistakes
+from verl_toolrl.integrations.lost_sessions import Groups, report_lost, reported_errors
 from verl_toolrl.integrations.rollout_engine import VerlEngine
 from verl_toolrl.integrations.say import say_at_first
 from verl_toolrl.integrations.session_seed import session_seed
@@ -203,7 +203,7 @@ class DialogueLoop(AgentLoopBase):
         """
         uid, number = str(kwargs.get("uid", "")), int(kwargs.get("session_id", 0))
         step = int(kwargs.get("global_steps", 0) or 0)
-        async with reported_mistakes(kwargs):
+        async with reported_errors(kwargs):
             with self.place.groups.session(uid) as group:
                 await asyncio.sleep(0)  # the other sessions of the prompt are counted before this one can end
                 try:

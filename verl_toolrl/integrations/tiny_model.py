@@ -1,4 +1,4 @@
-"""A stand-in for a chat model: a random Qwen2 of two layers (0.1 M parameters) with a tokenizer of bytes.
+"""A stand-in for a chat model: a random Qwen2 of two layers (0.2 M parameters) with a tokenizer of bytes.
 
 For what needs a model that loads and no model that knows anything: checking a recipe, a dry run of a set-up. It speaks
 ChatML and tokenizes any text without a network.
@@ -25,12 +25,12 @@ def write_tiny_model(folder: Path | None = None, *, weights: bool = True) -> Pat
     """Write the model unless it is there already, and return its folder.
 
     Args:
-        folder: Where to; by default `$XDG_CACHE_HOME/verl-toolrl/tiny-qwen2`. It appears whole or not at all.
+        folder: Where to; by default `$XDG_CACHE_HOME/verl-toolrl/tiny-qwen2-128`. It appears whole or not at all.
         weights: Whether to write weights, too; without them it is enough for configurations and takes no torch.
     """
     if folder is None:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        folder = cache / "verl-toolrl" / "tiny-qwen2"
+        folder = cache / "verl-toolrl" / "tiny-qwen2-128"
     if _is_complete(folder, weights):
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -70,7 +70,7 @@ def _save_model(folder: Path, tokenizer: Any, weights: bool) -> None:
 
     config = Qwen2Config(
         vocab_size=len(tokenizer),
-        hidden_size=64,
+        hidden_size=128,  # 32 a head, the smallest that vLLM's attention on the CPU knows
         intermediate_size=128,
         num_hidden_layers=2,
         num_attention_heads=4,

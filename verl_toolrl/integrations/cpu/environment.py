@@ -20,13 +20,16 @@ def settings() -> dict[str, str]:
     Memory: glibc returns a large tensor to the kernel when it is freed and faults it in again, page by page: half a
     million faults a step. Up to 32 MB, the most that glibc takes, they stay in one heap of huge pages. Larger ones are
     mapped each by itself: kept as well, they were a sixth faster but left holes that no other length filled, and the
-    trainer's memory went from 9 to 14 GB within nine steps of long trajectories.
+    trainer's memory went from 9 to 14 GB within nine steps of long trajectories. oneDNN, which multiplies for torch,
+    keeps a compiled kernel for each shape that it has seen, 1,024 of them; lengths are new in nearly every pass, so
+    that those alone took some 0.8 GB. With 128 the kernels of a pass still find each other.
     """
     return {
         "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0))),
         "OMP_WAIT_POLICY": "PASSIVE",
         "GOMP_SPINCOUNT": "2000",
         "MALLOC_ARENA_MAX": "1",
+        "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128",
         "MALLOC_MMAP_THRESHOLD_": str(2**25),
         "MALLOC_TRIM_THRESHOLD_": str(2**40),
         "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",

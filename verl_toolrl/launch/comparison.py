@@ -126,14 +126,13 @@ def run_all(
     """
     from verl_toolrl.launch.launcher import execute, plan_run, report
 
-    plans = planned(variants, seeds, overrides)
+    plans, found = planned(variants, seeds, overrides), find_recipe(recipe)
     if not force:
         # A mistake in the last variant should not wait for the runs of the others.
         for _, _, settings in plans[: len(variants)]:
-            named = find_recipe(recipe)
-            check_recipe(named, settings, compose(named, settings))
+            check_recipe(found, settings, compose(found, settings))
     # What a run remembers: the same recipe may be named by different paths.
-    label = find_recipe(recipe).label
+    label = found.label
     runs: dict[tuple[str, int], Run] = {}
     for variant, seed, settings in plans:
         folder = output / f"{variant.name}-seed{seed}"
@@ -141,8 +140,8 @@ def run_all(
         if earlier is not None and earlier.recipe != label:
             raise ConfigError(f"{folder} is a run of {earlier.recipe}, not of {label}: give another --output")
         if earlier is not None and earlier.attempt.overrides != settings:
-            found = " ".join(earlier.attempt.overrides)
-            raise ConfigError(f"{folder} was trained with other settings ({found}): give another --output")
+            others = " ".join(earlier.attempt.overrides)
+            raise ConfigError(f"{folder} was trained with other settings ({others}): give another --output")
         if earlier is not None and earlier.attempt.state == "finished":
             console.print(f"{variant.name}, seed {seed}: has finished before", highlight=False)
             runs[variant.name, seed] = earlier

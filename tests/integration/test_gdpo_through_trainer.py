@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,10 +16,13 @@ import pytest
 os.environ.setdefault("VERL_PLATFORM", "cpu")
 pytest.importorskip("verl", reason="needs verl")
 
+import numpy as np
 import ray
 import torch
 import transfer_queue as tq
 from omegaconf import OmegaConf
+from tensordict import TensorDict
+from verl import DataProto
 from verl.trainer.ppo.padding_utils import upsample_batch_to_divisible_size
 from verl.trainer.ppo.v1 import get_trainer_cls
 from verl.utils.tensordict_utils import list_of_dict_to_tensordict
@@ -179,16 +183,24 @@ def test_a_step_reads_what_is_large_once(queue: None, monkeypatch: pytest.Monkey
 class RewardWorker:
     """A process in which nobody has attached TransferQueue, as verl's reward workers are."""
 
-    async def report(self) -> None:
-        from verl_toolrl.integrations.lost_sessions import reported_reward_errors
+    async def score(self, reward: str) -> None:
+        from verl.experimental.reward_loop.reward_manager import get_reward_manager_cls
 
-        async with reported_reward_errors({"uid": "u", "session_id": 1, "global_steps": 3}):
-            raise KeyError("answer")
+        optim = {"optim": {"total_training_steps": 4}}
+        config = {"reward": {"reward_kwargs": {"reward": reward}}, "actor_rollout_ref": {"actor": optim}}
+        tokenizer = SimpleNamespace(decode=lambda *_, **__: "")
+        manager = get_reward_manager_cls("toolrl")(config=OmegaConf.create(config), tokenizer=tokenizer)
+        row = {"uid": "u", "session_id": 1, "global_steps": 3, "response_len": 0, "reward_model": {"ground_truth": ""}}
+        columns = {key: np.fromiter([value], dtype=object, count=1) for key, value in row.items()}
+        await manager.run_single(
+            DataProto(TensorDict({"responses": torch.zeros(1, 1, dtype=torch.int64)}, batch_size=1), columns)
+        )
 
 
-def test_a_mistake_in_a_reward_reaches_the_trainer_from_the_rewards_own_process(queue: None) -> None:
+def test_a_mistake_in_a_reward_reaches_the_trainer_from_the_rewards_own_process(queue: None, tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text("def score(*, response):\n    return {}['answer']\n")
     with pytest.raises(KeyError):
-        ray.get(RewardWorker.remote().report.remote())
+        ray.get(RewardWorker.remote().score.remote(f"{tmp_path / 'own.py'}:score"))
     assert {"u_1": ("the reward raised KeyError: 'answer'", "author")} == {
         session: (tag["reason"], tag["kind"]) for session, tag in take_lost().items()
     }

@@ -82,6 +82,14 @@ def test_nothing_for_the_cpu_is_imported_where_it_is_not_chosen() -> None:
     assert not {name for name in modules if name.startswith("verl_toolrl.integrations.cpu")}
 
 
+def test_the_reward_manager_does_without_transfer_queue() -> None:
+    """verl's trainers from before V1 ask for no TransferQueue, and use reward managers all the same."""
+    code = "import sys\nsys.modules['transfer_queue'] = None\nimport verl\n"
+    code += "from verl.experimental.reward_loop.reward_manager import get_reward_manager_cls as get\n"
+    done = python(f"{code}print('found', get('toolrl').__name__)")
+    assert "found ToolRLRewardManager" in done.stdout, done.stderr
+
+
 def test_a_verl_outside_the_range_is_refused_aloud() -> None:
     code = "import verl_toolrl.integrations.versions as v\nv.VERL_MAX = '0.9.1'\nimport verl"
     done = python(code)

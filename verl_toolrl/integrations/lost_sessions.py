@@ -21,7 +21,7 @@ from verl_toolrl.integrations.say import say_at_first
 __all__ = [
     *("AUTHOR", "PARTITION"),
     *("Group", "Groups"),
-    *("report_lost", "reported_errors", "reported_reward_errors", "take_lost"),
+    *("report_lost", "report_reward_error", "reported_errors", "take_lost"),
 ]
 
 PARTITION = "toolrl_lost"
@@ -31,10 +31,11 @@ AUTHOR = "author"
 """`kind` of a session that an author's mistake ended; `infrastructure` of the others."""
 
 _CODE_ERRORS = (
-    *(AuthorError, ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError),
+    *(ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError),
     *(NotImplementedError, TypeError, ValueError),
 )
-"""What a wrong line of a user's reward raises. Others (`OSError`, those of HTTP clients) come from what it asks."""
+"""What a wrong line of a user's reward raises, an `AuthorError` among them. Others come from what it asks: `OSError`,
+which some errors of HTTP clients are beside a `ValueError`, and what else those raise."""
 
 
 class Group:
@@ -117,19 +118,15 @@ async def reported_errors(row: Mapping[str, Any]) -> AsyncIterator[None]:
         raise
 
 
-@asynccontextmanager
-async def reported_reward_errors(row: Mapping[str, Any]) -> AsyncIterator[None]:
-    """Report whatever a reward raises: a mistake in it, so that the trainer stops, or what it could not reach.
+async def report_reward_error(row: Mapping[str, Any], err: Exception) -> None:
+    """Report what a reward raised: a mistake in it, so that the trainer stops, or that something was out of reach.
 
     Args:
         row: As for `reported_errors`.
+        err: The error.
     """
-    try:
-        yield
-    except Exception as err:
-        mistake = isinstance(err, _CODE_ERRORS) and not isinstance(err, (InfrastructureError, OSError))
-        await _report(row, err, AUTHOR if mistake else "infrastructure", "the reward raised ")
-        raise
+    mistake = isinstance(err, _CODE_ERRORS) and not isinstance(err, OSError)
+    await _report(row, err, AUTHOR if mistake else "infrastructure", "the reward raised ")
 
 
 async def _report(row: Mapping[str, Any], err: Exception, kind: str, what: str = "") -> None:

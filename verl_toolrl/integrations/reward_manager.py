@@ -23,7 +23,6 @@ from verl.experimental.reward_loop.reward_manager.base import RewardManagerBase
 
 from verl_toolrl.errors import InfrastructureError
 from verl_toolrl.formats.tool_list import row_tools
-from verl_toolrl.integrations.lost_sessions import reported_reward_errors
 from verl_toolrl.integrations.response_text import response_text
 from verl_toolrl.integrations.reward_info import refuse_taken_names, reward_info
 from verl_toolrl.integrations.trajectory_travel import read_trajectory, trajectory_result
@@ -129,9 +128,12 @@ class ToolRLRewardManager(RewardManagerBase):
                 reward raises is raised; the trainers of this package stop at a mistake in its code.
         """
         item = data[-1]
-        async with reported_reward_errors(item.non_tensor_batch):
+        try:
             # In a thread, so that other sessions go on whatever this one wrote and whoever wrote the reward.
             return await self._patiently(lambda: self._score(item))
+        except Exception as err:
+            await _tell_the_trainer(item.non_tensor_batch, err)
+            raise
 
     async def _patiently(self, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """Run `work` in a thread; one that hangs is given up, and its place goes to the next."""
@@ -184,6 +186,14 @@ class ToolRLRewardManager(RewardManagerBase):
         plain = result if self.plain == self.reward else self.plain(**given)
         watched = self.watch(response=text, ground_truth=truth, tools=tools)
         return {"reward_score": result.score, "reward_extra_info": reward_info(result, plain, watched)}
+
+
+async def _tell_the_trainer(fields: Mapping[str, Any], err: Exception) -> None:
+    """Report an error where TransferQueue is installed; verl's trainers from before V1 do without it, and so do we."""
+    with suppress(ModuleNotFoundError):
+        from verl_toolrl.integrations.lost_sessions import report_reward_error
+
+        await report_reward_error(fields, err)
 
 
 def _tell(loop: asyncio.AbstractEventLoop, future: asyncio.Future[Any], value: Any) -> None:
